@@ -1,0 +1,38 @@
+//! `[workspace]`: which tree goes into a container, and which of its files.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// The section `[workspace]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkspaceConfig {
+    /// The default workspace; empty for none. `--workspace` and `CODEX_WORKSPACE` override it.
+    pub path: PathBuf,
+    /// Directories whose trees may be used besides; empty: the workspace and what lies in it.
+    pub allowed: Vec<PathBuf>,
+    /// Patterns in the syntax of `.gitignore` for what stays home besides.
+    pub exclude: Vec<String>,
+    /// What happens to files that git ignores.
+    pub ignored: Ignored,
+    /// Bytes that may be sent at most.
+    #[serde(deserialize_with = "super::size")]
+    pub max_bytes: u64,
+    /// Files, directories and links that may be sent at most.
+    pub max_files: u64,
+    /// Patterns for files that are held for a person, because editors or agents execute them.
+    pub protect: Vec<String>,
+}
+
+/// What happens to files that git ignores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ignored {
+    /// Single ignored files travel, ignored directories stay home.
+    Files,
+    /// All travel.
+    All,
+    /// None travel.
+    None,
+}

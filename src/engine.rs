@@ -1,0 +1,184 @@
+//! What starts containers: anything that can start one from a spec, open a byte stream to a
+//! program in it, list what carries a label, and remove. Docker today.
+
+pub mod docker;
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use futures::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A byte stream in both directions, such as the stdio of a program in a container.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+/// An owned [`Duplex`]. Dropping it closes the program's stdin.
+pub type ByteStream = Box<dyn Duplex>;
+
+/// The engine's full identifier of a container.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ContainerId(pub String);
+
+impl ContainerId {
+    /// The twelve characters people know it by.
+    pub fn short(&self) -> &str {
+        self.0.get(..12).unwrap_or(&self.0)
+    }
+}
+
+impl fmt::Display for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.short())
+    }
+}
+
+impl fmt::Debug for ContainerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a container is started from. Holds no word of one engine.
+#[derive(Clone, Debug)]
+pub struct ContainerSpec {
+    /// Image name.
+    pub image: String,
+    /// Labels; see [`crate::container::label`].
+    pub labels: BTreeMap<String, String>,
+    /// The program of pid 1 and its arguments.
+    pub argv: Vec<String>,
+    /// Memory limit in bytes, swap included.
+    pub memory: u64,
+    /// CPUs; 0 means no limit.
+    pub cpus: f64,
+    /// Processes and threads at most.
+    pub pids: u32,
+    /// Whether the root file system is read-only.
+    pub read_only: bool,
+    /// The engine's runtime; `None` for its default.
+    pub runtime: Option<String>,
+    /// Sized tmpfs mounts.
+    pub tmpfs: Vec<Tmpfs>,
+    /// Where anonymous volumes are mounted; they are removed with the container.
+    pub volumes: Vec<String>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_bytes: u64,
+    /// Capabilities kept; all others are dropped.
+    pub capabilities: Vec<String>,
+    /// The seccomp profile, as JSON.
+    pub seccomp: String,
+}
+
+/// One tmpfs mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tmpfs {
+    /// Where it is mounted.
+    pub path: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Files, directories and links at most.
+    pub inodes: u64,
+}
+
+/// What is known of an image.
+#[derive(Clone, Debug, Default)]
+pub struct ImageFacts {
+    /// The engine's identifier of it.
+    pub id: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What is known of the engine, for status and messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct EngineFacts {
+    /// Its name, such as `docker`.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// The API version in use.
+    pub api_version: String,
+    /// Where it was reached.
+    pub endpoint: String,
+}
+
+/// A container found by label.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// Its identifier.
+    pub id: ContainerId,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The engine's word for its state: created, running, paused, exited, dead.
+    pub state: String,
+}
+
+/// What an engine could not do. The sentence of each is fit for the user.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No engine answers at `endpoint`.
+    #[error("no container engine answers at {endpoint} ({reason}); {advice}")]
+    Unavailable {
+        /// Where it was looked for.
+        endpoint: String,
+        /// What happened.
+        reason: String,
+        /// What to do.
+        advice: String,
+    },
+    /// The endpoint is of a kind that cannot be used yet.
+    #[error("{0}")]
+    Unsupported(String),
+    /// The engine has no such image.
+    #[error("the engine has no image {image}; build it with `mcp-codex-orchestrator image build`")]
+    ImageMissing {
+        /// Its name.
+        image: String,
+    },
+    /// The engine refused or failed.
+    #[error("the engine could not {verb}{}: {reason}", container.as_ref().map(|id| format!(" container {id}")).unwrap_or_default())]
+    Failed {
+        /// What was asked of it, such as "start".
+        verb: &'static str,
+        /// Which container.
+        container: Option<ContainerId>,
+        /// The engine's own words.
+        reason: String,
+    },
+    /// The engine did not answer in time.
+    #[error("the engine did not {verb} within {} s (engine timeout)", limit.as_secs())]
+    Timeout {
+        /// What was asked of it.
+        verb: &'static str,
+        /// The limit.
+        limit: std::time::Duration,
+    },
+}
+
+/// What starts containers. All methods are cancel safe in this sense: a container that was made
+/// and not returned carries its labels, so that a sweep finds it.
+pub trait Engine: fmt::Debug + Send + Sync {
+    /// Name and versions; one cheap call, which also tells whether the engine is there.
+    fn facts(&self) -> BoxFuture<'_, Result<EngineFacts, EngineError>>;
+
+    /// Looks an image up.
+    fn image<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ImageFacts, EngineError>>;
+
+    /// Creates and starts a container. On an error after creation the container is removed again.
+    fn start<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<ContainerId, EngineError>>;
+
+    /// Starts `argv` as root in a running container and gives its stdio (stdout without stderr).
+    fn open<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        argv: &'a [String],
+    ) -> BoxFuture<'a, Result<ByteStream, EngineError>>;
+
+    /// All containers in any state that carry the label key.
+    fn list<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, EngineError>>;
+
+    /// Removes a container in any state, with its anonymous volumes. One that is gone already is
+    /// no error.
+    fn remove<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), EngineError>>;
+}

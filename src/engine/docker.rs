@@ -1,0 +1,1 @@
+//! Docker over its API. The only user of `bollard`.

@@ -1,0 +1,10 @@
+//! The keeper: our program in the container, and the host's side of the stream to it.
+//!
+//! The keeper holds the one exec stream over which everything goes. It knows nothing of Codex or
+//! of MCP: it puts a tree, spawns a program as uid 1000, ends every process of that uid, collects
+//! what changed, forwards connections, and resets.
+
+#[cfg(feature = "host")]
+pub mod client;
+pub mod inside;
+pub mod wire;

@@ -1,0 +1,1 @@
+//! The host's side of the stream to a keeper.

@@ -1,0 +1,1 @@
+//! The side in the container.

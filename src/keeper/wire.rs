@@ -1,0 +1,148 @@
+//! What goes over the stream; used by both sides.
+//!
+//! The stream carries yamux; each operation is one yamux stream, opened by the host (`forward`ed
+//! connections are opened by the keeper). The first frame of a stream is its [`Request`] (or
+//! [`Incoming`], from the keeper), then come frames of data, then one [`Reply`].
+//!
+//! A frame is one byte of kind, four bytes of length (big endian), and the payload.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol. The image carries it as a label and the keeper tells it in
+/// [`Hello`]; any other is refused with the command that rebuilds the image.
+pub const PROTOCOL: u32 = 1;
+
+/// uid and gid of Codex and all it starts.
+pub const USER: u32 = 1000;
+
+/// Where the workspace is in a container.
+pub const WORKSPACE: &str = "/app";
+
+/// What the keeper says first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`] of the keeper.
+    pub protocol: u32,
+    /// Version of the keeper's package.
+    pub version: String,
+}
+
+/// A program to run as uid 1000.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct SpawnRequest {
+    /// Program (looked up on `PATH`) and arguments.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    /// Working directory, absolute.
+    pub cwd: String,
+    /// Written to stdin, which is closed afterwards.
+    pub stdin: String,
+    /// Comes back in the exit report and proves that the report is of this run.
+    pub nonce: String,
+}
+
+/// How a program ended. A run is complete if and only if its own nonce came back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitReport {
+    /// Of the [`SpawnRequest`].
+    pub nonce: String,
+    /// Exit code, unless a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether the container's memory limit made the kernel kill a process since the spawn.
+    pub out_of_memory: bool,
+    /// Whether the keeper ended the run because a writable place was full, and which.
+    pub disk_full: Option<String>,
+    /// Bytes of output that were dropped because the host did not read them in time.
+    pub dropped_bytes: u64,
+}
+
+/// What `put` wrote.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutReport {
+    /// Files, directories and links written.
+    pub entries: u64,
+    /// Bytes of files written.
+    pub bytes: u64,
+}
+
+/// What `end` did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndReport {
+    /// Processes other than init and keeper that are left; a tree is at rest only at 0.
+    pub left: u32,
+    /// Rounds of killing it took.
+    pub rounds: u32,
+}
+
+/// What `collect` sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectReport {
+    /// Entries in the tar stream that describe added or changed nodes.
+    pub entries: u64,
+    /// Bytes of files in them.
+    pub bytes: u64,
+    /// Paths that were put and are gone.
+    pub deleted: u64,
+    /// New paths that git ignores, counted per top directory; they stay in the container.
+    pub ignored: Vec<IgnoredTotal>,
+}
+
+/// New ignored paths under one top directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredTotal {
+    /// The topmost ignored path, in the quoting of [`crate::path::RelPath`]; directories end in `/`.
+    pub path: String,
+    /// Bytes of the files in it.
+    pub bytes: u64,
+}
+
+/// The state that a reset must restore.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Processes in the container besides init and keeper.
+    pub processes: u32,
+    /// One line for each path in the writable places (path, kind, owner, mode, size), hashed.
+    pub places: String,
+    /// The mount table, hashed.
+    pub mounts: String,
+    /// System V and POSIX IPC objects.
+    pub ipc: u32,
+}
+
+/// What is in force in the container, read by the keeper; the host compares it with what was
+/// asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Posture {
+    /// Bounding set of capabilities, as a bit mask.
+    pub capabilities: u64,
+    /// Whether no-new-privileges is set.
+    pub no_new_privileges: bool,
+    /// Seccomp mode: 2 is a filter.
+    pub seccomp: u32,
+    /// Whether `/` is mounted read-only.
+    pub read_only_root: bool,
+    /// Network interfaces.
+    pub interfaces: Vec<String>,
+    /// Memory limit in bytes, as the cgroup says; 0 if it could not be read.
+    pub memory: u64,
+    /// Process limit, as the cgroup says; 0 if it could not be read.
+    pub pids: u64,
+    /// Writable mounts: path, file system type, options.
+    pub writable: Vec<WritableMount>,
+}
+
+/// One writable mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WritableMount {
+    /// Where.
+    pub path: String,
+    /// File system type.
+    pub kind: String,
+    /// Size in bytes.
+    pub bytes: u64,
+    /// Mount options, comma-separated.
+    pub options: String,
+}

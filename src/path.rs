@@ -1,0 +1,240 @@
+//! Paths inside a workspace: bytes, relative, checked once and trusted afterwards.
+
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A relative path inside a workspace: components separated by `/`, none of them empty, `.` or
+/// `..`, no NUL, at most [`RelPath::MAX_BYTES`] long. The bytes need not be UTF-8.
+///
+/// In JSON a path is a plain string where it is UTF-8 without control characters and does not
+/// begin with `"`; any other path is quoted as git quotes names (`"a\377b"`), which can be told
+/// apart by its first character and read back without loss.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RelPath(Box<[u8]>);
+
+/// Why bytes are no [`RelPath`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RelPathError {
+    /// No bytes at all.
+    #[error("path is empty")]
+    Empty,
+    /// Begins with `/`.
+    #[error("path is absolute")]
+    Absolute,
+    /// Has an empty, `.` or `..` component.
+    #[error("path has an empty, \".\" or \"..\" component")]
+    Component,
+    /// Has a NUL byte.
+    #[error("path has a NUL byte")]
+    Nul,
+    /// Is longer than the limit.
+    #[error("path is {0} bytes long, over the limit of {max}", max = RelPath::MAX_BYTES)]
+    TooLong(usize),
+    /// A quoted path that cannot be read back.
+    #[error("path is quoted wrongly")]
+    Quoting,
+}
+
+impl RelPath {
+    /// The longest path in bytes; Linux refuses longer ones in a system call.
+    pub const MAX_BYTES: usize = 4095;
+
+    /// Checks `bytes` and takes them as a path.
+    ///
+    /// # Errors
+    ///
+    /// Any byte string that is not a plain relative path, see [`RelPathError`].
+    pub fn new(bytes: impl Into<Vec<u8>>) -> Result<Self, RelPathError> {
+        let bytes = bytes.into();
+        if bytes.is_empty() {
+            return Err(RelPathError::Empty);
+        }
+        if bytes.len() > Self::MAX_BYTES {
+            return Err(RelPathError::TooLong(bytes.len()));
+        }
+        if bytes[0] == b'/' {
+            return Err(RelPathError::Absolute);
+        }
+        if bytes.contains(&0) {
+            return Err(RelPathError::Nul);
+        }
+        if bytes.split(|b| *b == b'/').any(|c| matches!(c, b"" | b"." | b"..")) {
+            return Err(RelPathError::Component);
+        }
+        Ok(Self(bytes.into_boxed_slice()))
+    }
+
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// As a path relative to the workspace.
+    pub fn as_path(&self) -> &Path {
+        Path::new(OsStr::from_bytes(&self.0))
+    }
+
+    /// The components, first to last; never empty.
+    pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
+        self.0.split(|b| *b == b'/')
+    }
+
+    /// The directory that holds it; `None` for a name at the top.
+    pub fn parent(&self) -> Option<Self> {
+        let cut = self.0.iter().rposition(|b| *b == b'/')?;
+        Some(Self(self.0[..cut].into()))
+    }
+
+    /// The last component.
+    pub fn name(&self) -> &[u8] {
+        self.0.rsplit(|b| *b == b'/').next().unwrap_or(&self.0)
+    }
+
+    /// The first component.
+    pub fn top(&self) -> &[u8] {
+        self.0.split(|b| *b == b'/').next().unwrap_or(&self.0)
+    }
+
+    /// `name` inside this directory.
+    ///
+    /// # Errors
+    ///
+    /// As [`RelPath::new`].
+    pub fn join(&self, name: &[u8]) -> Result<Self, RelPathError> {
+        let mut bytes = self.0.to_vec();
+        bytes.push(b'/');
+        bytes.extend_from_slice(name);
+        Self::new(bytes)
+    }
+
+    /// Whether this path is `ancestor` or lies in it.
+    pub fn is_within(&self, ancestor: &Self) -> bool {
+        self.0.strip_prefix(&*ancestor.0).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+    }
+
+    /// Reads what [`Display`](fmt::Display) wrote.
+    ///
+    /// # Errors
+    ///
+    /// As [`RelPath::new`], and [`RelPathError::Quoting`].
+    pub fn parse(text: &str) -> Result<Self, RelPathError> {
+        let Some(quoted) = text.strip_prefix('"') else {
+            return Self::new(text.as_bytes());
+        };
+        let quoted = quoted.strip_suffix('"').ok_or(RelPathError::Quoting)?;
+        let mut bytes = Vec::with_capacity(quoted.len());
+        let mut rest = quoted.bytes();
+        while let Some(byte) = rest.next() {
+            if byte != b'\\' {
+                bytes.push(byte);
+                continue;
+            }
+            match rest.next().ok_or(RelPathError::Quoting)? {
+                plain @ (b'\\' | b'"') => bytes.push(plain),
+                first @ b'0'..=b'3' => {
+                    let mut value = first - b'0';
+                    for _ in 0..2 {
+                        let digit = rest.next().ok_or(RelPathError::Quoting)?;
+                        if !(b'0'..=b'7').contains(&digit) {
+                            return Err(RelPathError::Quoting);
+                        }
+                        value = value * 8 + (digit - b'0');
+                    }
+                    bytes.push(value);
+                }
+                _ => return Err(RelPathError::Quoting),
+            }
+        }
+        Self::new(bytes)
+    }
+}
+
+impl fmt::Display for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) if !text.starts_with('"') && !text.chars().any(char::is_control) => {
+                f.write_str(text)
+            }
+            _ => {
+                f.write_str("\"")?;
+                for byte in &self.0 {
+                    match byte {
+                        b'\\' => f.write_str("\\\\")?,
+                        b'"' => f.write_str("\\\"")?,
+                        0x20..=0x7e => write!(f, "{}", *byte as char)?,
+                        other => write!(f, "\\{other:03o}")?,
+                    }
+                }
+                f.write_str("\"")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for RelPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RelPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(bytes in proptest::collection::vec(any::<u8>(), 1..40)) {
+            if let Ok(path) = RelPath::new(bytes) {
+                prop_assert_eq!(RelPath::parse(&path.to_string()).unwrap(), path);
+            }
+        }
+
+        #[test]
+        fn no_path_leaves_its_root(bytes in "[./a]{1,12}") {
+            if let Ok(path) = RelPath::new(bytes.into_bytes()) {
+                prop_assert!(path.components().all(|c| c != b".." && c != b"." && !c.is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_what_is_no_plain_relative_path() {
+        for (bytes, why) in [
+            (&b""[..], RelPathError::Empty),
+            (b"/a", RelPathError::Absolute),
+            (b"a/../b", RelPathError::Component),
+            (b"a//b", RelPathError::Component),
+            (b"a/", RelPathError::Component),
+            (b"a\0b", RelPathError::Nul),
+        ] {
+            assert_eq!(RelPath::new(bytes).unwrap_err(), why);
+        }
+    }
+
+    #[test]
+    fn within_counts_whole_components() {
+        let dir = RelPath::new("a/b").unwrap();
+        assert!(RelPath::new("a/b/c").unwrap().is_within(&dir));
+        assert!(RelPath::new("a/b").unwrap().is_within(&dir));
+        assert!(!RelPath::new("a/bc").unwrap().is_within(&dir));
+    }
+}
