@@ -166,7 +166,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
     fn image<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ImageFacts, EngineError>>;
 
     /// Creates and starts a container. On an error after creation the container is removed again.
-    fn start<'a>(&'a self, spec: &'a ContainerSpec) -> BoxFuture<'a, Result<ContainerId, EngineError>>;
+    fn start<'a>(
+        &'a self,
+        spec: &'a ContainerSpec,
+    ) -> BoxFuture<'a, Result<ContainerId, EngineError>>;
 
     /// Starts `argv` as root in a running container and gives its stdio (stdout without stderr).
     fn open<'a>(

@@ -56,35 +56,35 @@
 //! 13. Every `tools/call` is answered.
 
 // In reading order: what both sides of the stream share first, then the host from the outside in.
+pub mod ignored;
 pub mod keeper;
 pub mod path;
-pub mod ignored;
 
 #[cfg(feature = "host")]
 pub mod cli;
 #[cfg(feature = "host")]
-pub mod server;
-#[cfg(feature = "host")]
-pub mod mcp;
-#[cfg(feature = "host")]
-pub mod job;
-#[cfg(feature = "host")]
-pub mod verdict;
-#[cfg(feature = "host")]
-pub mod record;
-#[cfg(feature = "host")]
-pub mod failure;
+pub mod codex;
 #[cfg(feature = "host")]
 pub mod config;
-#[cfg(feature = "host")]
-pub mod pool;
 #[cfg(feature = "host")]
 pub mod container;
 #[cfg(feature = "host")]
 pub mod engine;
 #[cfg(feature = "host")]
-pub mod workspace;
+pub mod failure;
 #[cfg(feature = "host")]
-pub mod codex;
+pub mod job;
+#[cfg(feature = "host")]
+pub mod mcp;
 #[cfg(feature = "host")]
 pub mod model;
+#[cfg(feature = "host")]
+pub mod pool;
+#[cfg(feature = "host")]
+pub mod record;
+#[cfg(feature = "host")]
+pub mod server;
+#[cfg(feature = "host")]
+pub mod verdict;
+#[cfg(feature = "host")]
+pub mod workspace;
