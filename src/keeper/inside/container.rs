@@ -11,8 +11,8 @@ use rustix::time::{ClockId, clock_gettime};
 use super::guard::InContainer;
 use super::manifest::{Manifest, Time};
 use super::{
-    Doing, Inside, Refusal, cgroup, collect, end, fingerprint, places, posture, process, put, reset,
-    sys, user,
+    Doing, Inside, Refusal, cgroup, collect, end, fingerprint, places, posture, process, put,
+    reset, sys, user,
 };
 use crate::keeper::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, Fingerprint, PutReport, SpawnRequest,
@@ -136,7 +136,10 @@ impl Inside for Container {
         }
         let cwd = CString::new(request.cwd.as_str()).doing("use the working directory")?;
         let mut command = std::process::Command::new(program);
-        command.args(arguments).env_clear().envs(request.env.iter().map(|(name, value)| (name, value)));
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(request.env.iter().map(|(name, value)| (name, value)));
         sys::become_user(&mut command, cwd);
         Ok(command.into())
     }

@@ -171,10 +171,8 @@ mod tests {
     #[test]
     fn paths_are_found_and_the_newest_is_known() {
         let newer = Entry { ctime: (11, 1), ..entry() };
-        let manifest = Manifest::new(vec![
-            (b"b".to_vec().into(), entry()),
-            (b"a/b".to_vec().into(), newer),
-        ]);
+        let manifest =
+            Manifest::new(vec![(b"b".to_vec().into(), entry()), (b"a/b".to_vec().into(), newer)]);
         assert_eq!(manifest.find(b"b"), Some(1));
         assert_eq!(manifest.find(b"c"), None);
         assert_eq!(manifest.newest(), (11, 1));

@@ -14,6 +14,7 @@
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::process::{Child, ChildStdin, Command};
@@ -100,30 +101,32 @@ pub(super) async fn run<I: Inside>(
         signal(Signal::KILL);
         std::future::pending::<()>().await;
     };
+    let disk_full = Mutex::new(None);
     let sample = async {
         let mut ticks = tokio::time::interval(SAMPLE);
         loop {
             ticks.tick().await;
             if let Some(place) = inside.full() {
-                // The report says that the place was full; what could not be ended shows in `end`.
+                // Noted first, since the program's end is reported as soon as it is seen.
+                *disk_full.lock() = Some(place);
+                // What could not be ended shows in `end`.
                 let _ = end_all(inside).await;
-                return place;
+                return;
             }
         }
     };
 
-    let mut disk_full = None;
     let (status, dropped_bytes) = {
         let finished = async { tokio::join!(wait, output) };
         let feeding = feed_stdin(stdin, stdin_chunks);
         tokio::pin!(finished, input, sample, feeding);
-        let mut fed = false;
+        let (mut fed, mut sampled) = (false, false);
         loop {
             tokio::select! {
                 done = &mut finished => break done,
                 () = &mut input => {}
                 () = &mut feeding, if !fed => fed = true,
-                place = &mut sample, if disk_full.is_none() => disk_full = Some(place),
+                () = &mut sample, if !sampled => sampled = true,
             }
         }
     };
@@ -133,7 +136,7 @@ pub(super) async fn run<I: Inside>(
         code,
         signal: ended_by,
         out_of_memory: inside.oom_kills() > kills_before,
-        disk_full,
+        disk_full: disk_full.into_inner(),
         dropped_bytes: dropped_bytes?,
     })
 }
