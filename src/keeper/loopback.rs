@@ -1,5 +1,7 @@
 //! Both sides against each other in memory, with an inside that does nothing to the machine.
 
+#![expect(clippy::unwrap_used, reason = "a helper of tests may fail them")]
+
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;

@@ -92,7 +92,7 @@ impl Inside for Container {
         self.require_rest()?;
         let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
         let kind = rustix::fs::fstatfs(&root).doing("look at the workspace")?.f_type;
-        let reliable = RELIABLE.contains(&i64::from(kind));
+        let reliable = RELIABLE.contains(&kind);
         if !matches!(self.state.lock().tree, Tree::Empty) {
             return Err(Refusal::new("the workspace holds a tree already; reset first"));
         }

@@ -110,7 +110,7 @@ pub(super) fn kind(stat: &Stat) -> Option<Kind> {
 
 /// The time of a node's last change.
 pub(super) fn ctime(stat: &Stat) -> Time {
-    (stat.st_ctime as i64, stat.st_ctime_nsec as u32)
+    (stat.st_ctime, stat.st_ctime_nsec as u32)
 }
 
 #[cfg(test)]

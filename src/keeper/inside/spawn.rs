@@ -75,26 +75,23 @@ pub(super) async fn run<I: Inside>(
     let input = async {
         let mut feed = Some(feed);
         let mut waiting = 0_usize;
-        loop {
-            match frames.next().await {
-                Ok(Some(frame)) => match frame.kind {
-                    Kind::Data if waiting + frame.payload.len() <= STDIN_BYTES => {
-                        waiting += frame.payload.len();
-                        if let Some(feed) = &feed {
-                            // The program closed its stdin.
-                            let _ = feed.send(frame.payload);
-                        }
+        while let Ok(Some(frame)) = frames.next().await {
+            match frame.kind {
+                Kind::Data if waiting + frame.payload.len() <= STDIN_BYTES => {
+                    waiting += frame.payload.len();
+                    if let Some(feed) = &feed {
+                        // Fails once the program has closed its stdin, which is its right.
+                        let _ = feed.send(frame.payload);
                     }
-                    Kind::End => feed = None,
-                    Kind::Signal => {
-                        let number = frame.payload.as_slice().try_into().map(i32::from_be_bytes);
-                        if let Some(named) = number.ok().and_then(Signal::from_named_raw) {
-                            signal(named);
-                        }
+                }
+                Kind::End => feed = None,
+                Kind::Signal => {
+                    let number = frame.payload.as_slice().try_into().map(i32::from_be_bytes);
+                    if let Some(named) = number.ok().and_then(Signal::from_named_raw) {
+                        signal(named);
                     }
-                    _ => break,
-                },
-                Ok(None) | Err(_) => break,
+                }
+                _ => break,
             }
         }
         // The host gave the program up, or says what it should not.
