@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use mcp_codex_orchestrator::keeper::client::{Keeper, KeeperError, KeeperOptions, ProgramEvent};
+use mcp_codex_orchestrator::keeper::client::{
+    Incoming, Keeper, KeeperError, KeeperOptions, ProgramEvent,
+};
 use mcp_codex_orchestrator::keeper::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, ExitReport, PROTOCOL, PutReport, SpawnRequest,
 };
@@ -18,14 +20,14 @@ use tokio::process::{Child, Command};
 type Failure = Box<dyn std::error::Error>;
 
 /// A container with a keeper in it; removed when it is dropped.
-struct Box_ {
+struct Contained {
     name: String,
     exec: Option<Child>,
     keeper: Option<Keeper>,
-    incoming: mcp_codex_orchestrator::keeper::client::Incoming,
+    incoming: Incoming,
 }
 
-impl Drop for Box_ {
+impl Drop for Contained {
     fn drop(&mut self) {
         let _ = std::process::Command::new("docker").args(["rm", "-fv", &self.name]).output();
     }
@@ -69,7 +71,7 @@ fn keeper_binary() -> PathBuf {
         .clone()
 }
 
-async fn start(more: &[&str]) -> Box_ {
+async fn start(more: &[&str]) -> Contained {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let name = format!("dev-keeper-{}-{next}", std::process::id());
@@ -100,10 +102,10 @@ async fn start(more: &[&str]) -> Box_ {
     let (keeper, incoming, hello) =
         Keeper::connect(Box::new(stream), KeeperOptions::default()).await.unwrap();
     assert_eq!(hello.protocol, PROTOCOL);
-    Box_ { name, exec: Some(exec), keeper: Some(keeper), incoming }
+    Contained { name, exec: Some(exec), keeper: Some(keeper), incoming }
 }
 
-impl Box_ {
+impl Contained {
     fn keeper(&self) -> &Keeper {
         self.keeper.as_ref().unwrap()
     }
@@ -162,7 +164,8 @@ impl Box_ {
     async fn collect(&self) -> Result<(CollectReport, Vec<u8>), KeeperError> {
         let mut collect = self.keeper().collect(CollectRequest::default()).await?;
         let mut tar = Vec::new();
-        collect.read_to_end(&mut tar).await.unwrap();
+        // A refusal midway shows here first and in `finish` with its sentence.
+        let _ = collect.read_to_end(&mut tar).await;
         Ok((collect.finish().await?, tar))
     }
 }
@@ -421,8 +424,8 @@ async fn round_trip(keeper: &Keeper) -> Result<Duration, KeeperError> {
 }
 
 /// What the keeper and init hold in anonymous memory.
-async fn anonymous(container: &Box_) -> String {
-    let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; grep -s RssAnon $p/status; done | grep -aA1 ^/usr/local/bin/codex-keeper";
+async fn anonymous(container: &Contained) -> String {
+    let script = "grep -h -e ^Name -e ^RssAnon $(grep -ls codex-keeper /proc/[0-9]*/status)";
     let output = Command::new("docker")
         .args(["exec", &container.name, "bash", "-c", script])
         .output()

@@ -25,7 +25,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use self::collect::Collect;
@@ -193,6 +193,7 @@ impl Keeper {
         let beat = tokio::spawn(async move {
             let send = async {
                 let mut ticks = tokio::time::interval(options.heartbeat);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 loop {
                     ticks.tick().await;
                     if writer.send(Kind::Beat, &[]).await.is_err() {

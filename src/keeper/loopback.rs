@@ -221,7 +221,8 @@ async fn refusals_come_as_sentences() {
     assert_eq!(refused, KeeperError::Refused("thirteen bytes are refused".to_owned()));
     let request = CollectRequest { max_bytes: 100_000, max_entries: 0 };
     let mut collect = keeper.collect(request).await.unwrap();
-    collect.read_to_end(&mut Vec::new()).await.unwrap();
+    let error = collect.read_to_end(&mut Vec::new()).await.unwrap_err();
+    assert!(error.to_string().contains("too much"), "{error}");
     let refused = collect.finish().await.unwrap_err();
     assert_eq!(refused, KeeperError::Refused("too much".to_owned()));
 }

@@ -12,8 +12,9 @@ use crate::keeper::mux::Stream;
 use crate::keeper::wire::CollectReport;
 
 /// Gives the bytes of a tar stream: `tree/<path>` for each added or changed node, and last
-/// `meta/deleted`. It ends at the end of the tar stream, or earlier if the keeper refuses midway;
-/// only [`finish`](Self::finish) tells that it was whole.
+/// `meta/deleted`. It ends at the end of the tar stream. If the keeper refuses midway, reading fails
+/// with its sentence, and [`finish`](Self::finish) fails with it again; what was read counts only
+/// once `finish` has answered.
 #[derive(Debug)]
 pub struct Collect {
     frames: FrameReader<ReadHalf<Stream>>,
@@ -75,8 +76,10 @@ impl AsyncRead for Collect {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.read == this.chunk.len() {
-            if !matches!(this.state, State::Data) {
-                return Poll::Ready(Ok(()));
+            match &this.state {
+                State::Data => {}
+                State::Ended => return Poll::Ready(Ok(())),
+                State::Refused(error) => return Poll::Ready(Err(io::Error::other(error.clone()))),
             }
             match ready!(this.frames.poll_next(cx)) {
                 Ok(Some(frame)) if frame.kind == Kind::Data => {

@@ -374,3 +374,102 @@ fn size_of(parent: BorrowedFd<'_>, name: &CString) -> u64 {
     }
     bytes
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::super::put;
+    use super::*;
+
+    type Found = Vec<(String, EntryType, Vec<u8>)>;
+
+    /// Puts two files and a link, lets `change` change the tree, and collects it by hashes.
+    fn after(
+        change: impl FnOnce(&Path),
+        limits: &CollectRequest,
+    ) -> Result<(CollectReport, Found), Refusal> {
+        let place = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        for path in ["d/a", "b"] {
+            let mut header = Header::new_gnu();
+            header.set_size(3);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, path, &b"old"[..]).unwrap();
+        }
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Symlink);
+        header.set_size(0);
+        header.set_mode(0o777);
+        tar.append_link(&mut header, "l", "b").unwrap();
+        let tar = tar.into_inner().unwrap();
+        let root = std::fs::File::open(place.path()).unwrap();
+        let (manifest, _) = put::write(root.as_fd(), &mut &tar[..], true).unwrap();
+        change(place.path());
+        let mut out = Vec::new();
+        let report = read(root.as_fd(), &manifest, None, limits, &mut out)?;
+        let mut archive = tar::Archive::new(&out[..]);
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+            let mut bytes = entry.link_name_bytes().unwrap_or_default().into_owned();
+            entry.read_to_end(&mut bytes).unwrap();
+            (path, entry.header().entry_type(), bytes)
+        });
+        Ok((report, entries.collect()))
+    }
+
+    #[test]
+    fn the_same_contents_written_again_are_no_change_where_hashes_decide() {
+        let again = |place: &Path| {
+            std::fs::write(place.join("b"), "old").unwrap();
+            std::fs::remove_file(place.join("l")).unwrap();
+            symlink("b", place.join("l")).unwrap();
+        };
+        let (report, found) = after(again, &CollectRequest::default()).unwrap();
+        assert_eq!((report.entries, report.deleted), (0, 0), "{found:?}");
+        assert_eq!(found.len(), 1);
+    }
+
+    #[test]
+    fn a_change_of_the_same_length_and_a_long_link_travel() {
+        let target = format!("./x//{}", "y".repeat(200));
+        let change = |place: &Path| {
+            std::fs::write(place.join("b"), "new").unwrap();
+            std::fs::remove_file(place.join("l")).unwrap();
+            symlink(&target, place.join("l")).unwrap();
+            std::fs::remove_dir_all(place.join("d")).unwrap();
+            std::fs::write(place.join("d"), "now a file").unwrap();
+        };
+        let (report, found) = after(change, &CollectRequest::default()).unwrap();
+        let expected: [(&str, EntryType, &[u8]); 4] = [
+            ("tree/b", EntryType::Regular, b"new"),
+            ("tree/d", EntryType::Regular, b"now a file"),
+            ("tree/l", EntryType::Symlink, target.as_bytes()),
+            ("meta/deleted", EntryType::Regular, b"d/a\0"),
+        ];
+        let expected: Found =
+            expected.map(|(path, kind, bytes)| (path.to_owned(), kind, bytes.to_vec())).into();
+        assert_eq!(found, expected);
+        assert_eq!((report.entries, report.bytes, report.deleted), (3, 13, 1));
+    }
+
+    #[test]
+    fn limits_and_depth_are_refused_with_a_sentence() {
+        let bytes = CollectRequest { max_bytes: 5, ..CollectRequest::default() };
+        let sparse = |place: &Path| {
+            std::fs::File::create(place.join("s")).unwrap().set_len(1 << 40).unwrap();
+        };
+        assert!(after(sparse, &bytes).unwrap_err().0.contains("limit of 5 bytes (at s"));
+        let entries = CollectRequest { max_entries: 1, ..CollectRequest::default() };
+        let two = |place: &Path| {
+            std::fs::remove_dir_all(place.join("d")).unwrap();
+        };
+        assert!(after(two, &entries).unwrap_err().0.contains("more than 1 paths"));
+        let deep = |place: &Path| {
+            std::fs::create_dir_all(place.join("n/".repeat(DEEPEST + 1))).unwrap();
+        };
+        let refused = after(deep, &CollectRequest::default()).unwrap_err();
+        assert!(refused.0.contains("deeper than 512"), "{refused}");
+    }
+}

@@ -46,7 +46,7 @@ impl InContainer {
 }
 
 /// Whether two `exe` links lead to the same file.
-pub(super) fn same_binary(one: &Path, other: &Path) -> bool {
+fn same_binary(one: &Path, other: &Path) -> bool {
     match (rustix::fs::stat(one), rustix::fs::stat(other)) {
         (Ok(one), Ok(other)) => (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino),
         _ => false,

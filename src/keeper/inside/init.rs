@@ -6,9 +6,10 @@
 //! ```
 //!
 //! The keeper is no child of pid 1, since an exec started it. Pid 1 looks for it in `/proc`: a
-//! process of this very binary, run by root as `serve`. uid 1000 cannot make one
-//! (no-new-privileges), and there is no socket or file it could write to. Once seen, a pidfd tells
-//! its end without delay or cost. Orphans are reaped by the kernel, since SIGCHLD is ignored.
+//! process of root's that runs `codex-keeper serve`. uid 1000 cannot make one (no-new-privileges),
+//! and there is no socket or file it could write to. Once seen, a pidfd tells its end without delay
+//! or cost; where there are none (a sandboxing runtime), pid 1 goes on looking. Orphans are reaped
+//! by the kernel, since SIGCHLD is ignored.
 
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,8 @@ pub fn run(start_timeout: Duration) -> Result<(), Refusal> {
     sys::reap_and_end_on_term();
     let started = Instant::now();
     loop {
-        if let Some(keeper) = watch_keeper() {
-            let mut fds = [PollFd::new(&keeper, PollFlags::IN)];
-            while poll(&mut fds, None).is_err() {}
+        if let Some(keeper) = process::keepers().first() {
+            wait_for_end(*keeper);
             return Ok(());
         }
         let waited = started.elapsed();
@@ -49,16 +49,23 @@ pub fn run(start_timeout: Duration) -> Result<(), Refusal> {
     }
 }
 
-/// A handle to the keeper. Looked at again after it was opened, lest the pid is another's by then.
-fn watch_keeper() -> Option<rustix::fd::OwnedFd> {
-    for pid in process::keepers() {
-        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw)?;
-        let handle = pidfd_open(raw, PidfdFlags::empty()).doing("watch the keeper").ok()?;
-        if process::is_keeper(pid) {
-            return Some(handle);
+/// Returns once the keeper has ended. It is looked at again after its handle was opened, lest the
+/// pid was another's by then; another process is as good as an ended keeper.
+fn wait_for_end(keeper: u32) {
+    let pid = i32::try_from(keeper).ok().and_then(Pid::from_raw);
+    match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        Some(Ok(handle)) => {
+            if process::is_keeper(keeper) {
+                let mut fds = [PollFd::new(&handle, PollFlags::IN)];
+                while poll(&mut fds, None).is_err() {}
+            }
+        }
+        _ => {
+            while process::keepers().contains(&keeper) {
+                std::thread::sleep(LOOK_LATER);
+            }
         }
     }
-    None
 }
 
 /// The subcommand `init`.

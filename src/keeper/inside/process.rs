@@ -74,23 +74,17 @@ pub(super) fn subcommand(pid: u32) -> Option<Vec<u8>> {
     line.split(|byte| *byte == 0).nth(1).map(<[u8]>::to_vec)
 }
 
-/// Other keepers: processes of root's that carry the name and run `serve`. The binary itself can
-/// be compared only while a process is dumpable, which a keeper is no more once one of its threads
-/// has changed its credentials; so [`is_keeper`] serves init, which looks before that.
+/// Keepers besides this process.
 pub(super) fn keepers() -> Vec<u32> {
-    let Ok(pids) = others() else { return Vec::new() };
-    let named = |pid: &u32| {
-        field(*pid, "Name:").as_deref() == Some("codex-keeper")
-            && is_root(*pid)
-            && subcommand(*pid).as_deref() == Some(b"serve")
-    };
-    pids.into_iter().filter(named).collect()
+    others().unwrap_or_default().into_iter().filter(|pid| is_keeper(*pid)).collect()
 }
 
-/// Whether a process is a keeper: this binary, run by root as `serve`.
+/// Whether a process is a keeper: it carries the name, runs `serve`, and all its uids are root's,
+/// which uid 1000 cannot bring about. The binary itself is not compared: a process shows it only
+/// while it is dumpable, which a keeper is no more once one of its threads has changed its
+/// credentials.
 pub(super) fn is_keeper(pid: u32) -> bool {
-    let exe = format!("/proc/{pid}/exe");
-    super::guard::same_binary(exe.as_ref(), "/proc/self/exe".as_ref())
+    field(pid, "Name:").as_deref() == Some("codex-keeper")
         && is_root(pid)
         && subcommand(pid).as_deref() == Some(b"serve")
 }

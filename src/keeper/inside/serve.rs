@@ -9,6 +9,7 @@
 //! when its stdin ends, or when the host says nothing for longer than it may: [`Limits::idle`], or
 //! [`Limits::job`] while a job is in the container. Then `init` ends the container.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,7 +60,7 @@ struct Core<I> {
     /// Held by whoever reads or writes the tree.
     tree: tokio::sync::Mutex<()>,
     job: AtomicBool,
-    listeners: Mutex<Vec<AbortOnDropHandle<()>>>,
+    listeners: Mutex<BTreeMap<u16, AbortOnDropHandle<()>>>,
     connections: Arc<Semaphore>,
 }
 
@@ -127,12 +128,14 @@ impl<I: Inside> Core<I> {
     async fn arm(self: &Arc<Self>, request: ArmRequest) -> Result<Armed, Refusal> {
         let _tree = self.tree.lock().await;
         require_end(self.end().await?)?;
-        self.listeners.lock().clear();
         for port in request.forward.clone() {
+            if self.listeners.lock().contains_key(&port) {
+                continue;
+            }
             let listener =
                 forward::listen(port, self.opener.clone(), Arc::clone(&self.connections)).await;
             let listener = listener.doing(format_args!("listen on port {port}"))?;
-            self.listeners.lock().push(listener);
+            self.listeners.lock().insert(port, listener);
         }
         self.job.store(false, Ordering::Relaxed);
         let inside = Arc::clone(&self.inside);
@@ -257,6 +260,7 @@ async fn hello(mut reader: Reader, mut writer: Writer, heartbeat_ms: u64) {
     let beat = async {
         let interval = Duration::from_millis(heartbeat_ms.clamp(10, 60_000));
         let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             if writer.send(Kind::Beat, &[]).await.is_err() {
