@@ -91,7 +91,7 @@ pub struct ImageFacts {
 }
 
 /// What is known of the engine, for status and messages.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineFacts {
     /// Its name, such as `docker`.
     pub name: String,

@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::job::call::{ApplyCall, DiffCall, RunCall};
 use crate::job::progress::ProgressSender;
 use crate::job::result::{ApplyReport, DiffPage, RunResult};
-use crate::job::status::PoolStatus;
+use crate::pool::status::PoolStatus;
 
 pub use self::handler::CodexTools;
 

@@ -25,6 +25,7 @@ mod queue;
 mod reaper;
 pub mod source;
 pub mod stats;
+pub mod status;
 pub mod sweep;
 mod warmer;
 
@@ -45,7 +46,8 @@ use self::choice::{Candidate, MissReason, WorkspaceKey};
 use self::lease::Lease;
 use self::queue::{Queue, Ticket};
 use self::source::{Pooled, Source, StartError};
-use self::stats::{Phase, PoolStatus, Stats};
+use self::stats::{Phase, Stats};
+use self::status::PoolStatus;
 
 /// The right to have a container.
 #[derive(Debug)]
@@ -244,15 +246,16 @@ impl<S: Source> Pool<S> {
     /// The pool in numbers.
     pub fn status(&self) -> PoolStatus {
         let state = self.shared.state.lock();
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
         PoolStatus {
-            idle: state.idle.len(),
+            idle: count(state.idle.len()),
             warm: 0,
-            leased: state.leased,
-            starting: state.starting,
-            resetting: state.resetting,
-            target: self.shared.config.min_idle,
-            max_size: self.shared.config.max_size,
-            queue: state.queue.len(),
+            leased: count(state.leased),
+            starting: count(state.starting),
+            resetting: count(state.resetting),
+            target: count(self.shared.config.min_idle),
+            max_size: count(self.shared.config.max_size),
+            queue: count(state.queue.len()),
             hits: state.stats.hits(),
             misses: state.stats.misses().clone(),
             destroyed: state.stats.destroyed().clone(),

@@ -7,7 +7,7 @@ use rmcp::model::{Tool, ToolAnnotations};
 use super::schema;
 use crate::config::RunConfig;
 use crate::job::result::{ApplyReport, DiffPage, RunResult};
-use crate::job::status::PoolStatus;
+use crate::pool::status::PoolStatus;
 
 /// Runs Codex.
 pub const CODEX_RUN: &str = "codex_run";

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::engine::EngineFacts;
 use crate::verdict::DestroyReason;
 
 use super::choice::MissReason;
+use super::status::Percentiles;
 
 /// Samples kept for each phase; older ones fall out.
 const SAMPLES: usize = 1024;
@@ -33,54 +33,6 @@ pub enum Phase {
     Reset,
     /// Starting and arming a container, in the background.
     Start,
-}
-
-/// Percentiles of one phase in milliseconds, over the last samples.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, schemars::JsonSchema)]
-pub struct Percentiles {
-    /// Half of the samples took at most this.
-    pub p50: f64,
-    /// 95% did.
-    pub p95: f64,
-    /// 99% did.
-    pub p99: f64,
-}
-
-/// The result of `codex_pool_status`.
-#[derive(Clone, Debug, Serialize, schemars::JsonSchema)]
-pub struct PoolStatus {
-    /// Containers that wait.
-    pub idle: usize,
-    /// Those of them in which Codex waits as well.
-    pub warm: usize,
-    /// Containers with a job.
-    pub leased: usize,
-    /// Containers that are being started.
-    pub starting: usize,
-    /// Containers that are being reset.
-    pub resetting: usize,
-    /// Idle containers wanted.
-    pub target: usize,
-    /// Containers at most.
-    pub max_size: usize,
-    /// Calls in line.
-    pub queue: usize,
-    /// Calls that found a container waiting.
-    pub hits: u64,
-    /// Calls that did not, by reason.
-    pub misses: BTreeMap<String, u64>,
-    /// Containers destroyed, by reason.
-    pub destroyed: BTreeMap<String, u64>,
-    /// Times by phase.
-    pub latency_ms: BTreeMap<String, Percentiles>,
-    /// The engine, if it was reached.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "EngineFacts")]
-    pub engine: Option<EngineFacts>,
-    /// What the last start ran into, if it failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub last_error: Option<String>,
 }
 
 #[derive(Debug, Default)]
