@@ -164,7 +164,11 @@ const TOLD: &[(&[&str], &str)] = &[
         "the gateway refused what Codex asked of the model provider",
     ),
     (
-        &["cannot be reached", "provider_unreachable", "502 bad gateway"],
+        &["idle timeout", "stream disconnected", "stream closed", " broke off: "],
+        "the connection to the model provider broke off again and again; call again later",
+    ),
+    (
+        &["cannot be reached", "502 bad gateway", "error sending request"],
         "the model provider cannot be reached; check model.base_url and this machine's network",
     ),
     (
@@ -196,20 +200,23 @@ const TOLD: &[(&[&str], &str)] = &[
         &["500 internal", "503 service", "504 gateway", "server_error", "high demand", "overloaded"],
         "the model provider has a failure of its own; call again later",
     ),
-    (
-        &["idle timeout", "stream disconnected", "stream closed", "error sending request"],
-        "the connection to the model provider broke off again and again; call again later",
-    ),
 ];
 
 fn told(error: &str) -> String {
-    let error = redact(&cut(error.trim(), MAX_ERROR));
+    let error = redact(&cut(provider_message(error.trim()).trim(), MAX_ERROR));
     let lower = error.to_lowercase();
     let what = TOLD.iter().find(|(marks, _)| marks.iter().any(|mark| lower.contains(mark)));
     match what {
         Some((_, what)) => format!("{what} (Codex says: {error})"),
         None => format!("Codex failed: {error}"),
     }
+}
+
+/// The message in an error body, which Codex repeats whole for some statuses; else `error` itself.
+fn provider_message(error: &str) -> String {
+    let body: Option<serde_json::Value> = serde_json::from_str(error).ok();
+    let message = body.as_ref().and_then(|body| body["error"]["message"].as_str());
+    message.unwrap_or(error).to_owned()
 }
 
 fn last_line(stderr: &str) -> String {

@@ -165,6 +165,11 @@ impl Refusal {
         Self { status, code, sentence: sentence.into() }
     }
 
+    /// Whether something was asked for that may not be had.
+    fn is_denial(&self) -> bool {
+        !matches!(self.status, StatusCode::UPGRADE_REQUIRED | StatusCode::BAD_GATEWAY)
+    }
+
     fn response(&self) -> Response<Body> {
         let error = json!({"error": {
             "type": "gateway_error", "code": self.code, "message": self.sentence,
@@ -185,7 +190,7 @@ impl Inner {
         match self.pass(request, traffic).await {
             Ok(response) => response,
             Err(refusal) => {
-                if refusal.status != StatusCode::UPGRADE_REQUIRED {
+                if refusal.is_denial() {
                     traffic.refused(&refusal.sentence);
                 }
                 refusal.response()
@@ -283,16 +288,17 @@ impl Inner {
             cause = deeper;
         }
         let host = self.base_url.host_str().unwrap_or_default();
-        let what = if error.is_timeout() {
-            format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())
+        let cause = self.credential.redact(&cause.to_string());
+        let (code, sentence) = if error.is_timeout() {
+            let seconds = CONNECT_TIMEOUT.as_secs();
+            let what = format!("no connection within {seconds} s");
+            ("provider_unreachable", format!("the model provider at {host} cannot be reached: {what}"))
+        } else if error.is_connect() {
+            ("provider_unreachable", format!("the model provider at {host} cannot be reached: {cause}"))
         } else {
-            self.credential.redact(&cause.to_string())
+            ("provider_broke_off", format!("the model provider at {host} broke off: {cause}"))
         };
-        Refusal::new(
-            StatusCode::BAD_GATEWAY,
-            "provider_unreachable",
-            format!("the model provider at {host} cannot be reached: {what}"),
-        )
+        Refusal::new(StatusCode::BAD_GATEWAY, code, sentence)
     }
 }
 

@@ -47,6 +47,9 @@ pub(super) enum Piece {
 /// Begins the ids of our tool calls; the number of the step follows.
 const CALL: &str = "call_s";
 
+/// How long before a cut the answer has begun.
+const CUT_AFTER_MS: u64 = 20;
+
 impl Turn {
     pub(super) fn read(body: &Value) -> Self {
         let items = body["input"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -250,7 +253,13 @@ impl<'a> Answer<'a> {
             self.event("response.failed", json!({"response": response}));
             return Plan::Stream(joined(self.pieces));
         }
-        self.pieces.push_back(if fault.hang { Piece::Hang } else { Piece::Cut });
+        if fault.hang {
+            self.pieces.push_back(Piece::Hang);
+        } else {
+            // What was sent must be on its way, or the client sees no answer at all.
+            self.pause(CUT_AFTER_MS);
+            self.pieces.push_back(Piece::Cut);
+        }
         Plan::Stream(joined(self.pieces))
     }
 }
