@@ -58,12 +58,10 @@ pub struct ContainerSpec {
     pub read_only: bool,
     /// The engine's runtime; `None` for its default.
     pub runtime: Option<String>,
-    /// Sized tmpfs mounts.
+    /// Sized tmpfs mounts, `/dev/shm` among them.
     pub tmpfs: Vec<Tmpfs>,
     /// Where anonymous volumes are mounted; they are removed with the container.
     pub volumes: Vec<String>,
-    /// Size of `/dev/shm` in bytes.
-    pub shm_bytes: u64,
     /// Capabilities kept; all others are dropped.
     pub capabilities: Vec<String>,
     /// The seccomp profile, as JSON.
@@ -79,6 +77,8 @@ pub struct Tmpfs {
     pub bytes: u64,
     /// Files, directories and links at most.
     pub inodes: u64,
+    /// Permission bits of its top directory.
+    pub mode: u32,
 }
 
 /// What is known of an image.
@@ -91,7 +91,7 @@ pub struct ImageFacts {
 }
 
 /// What is known of the engine, for status and messages.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, schemars::JsonSchema)]
 pub struct EngineFacts {
     /// Its name, such as `docker`.
     pub name: String,
