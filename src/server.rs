@@ -77,9 +77,9 @@ where
                 tracker.wait().await;
                 waited.map(|_| ()).map_err(ServerError::Loop)
             }
-            Err(
-                ServerInitializeError::Cancelled | ServerInitializeError::ConnectionClosed(_),
-            ) => Ok(()),
+            Err(ServerInitializeError::Cancelled | ServerInitializeError::ConnectionClosed(_)) => {
+                Ok(())
+            }
             Err(error) => Err(ServerError::Initialize(Box::new(error))),
         }
     };

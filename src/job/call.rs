@@ -224,7 +224,10 @@ impl DiffCall {
                 .and_then(|page| usize::try_from(page).ok())
                 .filter(|page| *page >= 1)
                 .ok_or_else(|| {
-                    invalid(format!("page must be a whole number from 1, but was {}", shown(&value)))
+                    invalid(format!(
+                        "page must be a whole number from 1, but was {}",
+                        shown(&value)
+                    ))
                 })?,
         };
         Ok(Self { run_id, paths, page })
@@ -307,9 +310,7 @@ fn take_string(arguments: &mut Map<String, Value>, name: &str) -> Result<Option<
     match take(arguments, name) {
         None => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => {
-            Err(invalid(format!("{name} must be a string, but was {}", shown(&other))))
-        }
+        Some(other) => Err(invalid(format!("{name} must be a string, but was {}", shown(&other)))),
     }
 }
 

@@ -18,9 +18,7 @@ pub const EXIT_CANCELLED: i32 = -2;
 pub const EXIT_NEVER_STARTED: i32 = -3;
 
 /// How far a run has come.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Not ended yet.
@@ -36,9 +34,7 @@ pub enum Status {
 }
 
 /// What has become of the changes as a whole.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangesState {
     /// There is none.
@@ -52,9 +48,7 @@ pub enum ChangesState {
 }
 
 /// What happened to one path.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResultChangeKind {
     /// It is new.
@@ -72,9 +66,7 @@ pub enum ResultChangeKind {
 }
 
 /// What has become of one change.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ResultChangeState {
     /// It is in the workspace.
@@ -102,7 +94,7 @@ pub struct ResultChange {
 /// A path that the user changed while Codex worked on it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ResultConflict {
-    /// As in [`ResultChange`].
+    /// Relative to the workspace; quoted as git quotes names if it is no plain text.
     pub path: String,
     /// What is in the way.
     pub reason: String,
@@ -482,8 +474,10 @@ impl ApplyReport {
         } else {
             "Applied to the workspace:".to_owned()
         };
-        let conflicts =
-            self.conflicts.iter().map(|conflict| format!("{} ({})", conflict.path, conflict.reason));
+        let conflicts = self
+            .conflicts
+            .iter()
+            .map(|conflict| format!("{} ({})", conflict.path, conflict.reason));
         let lines: Vec<String> = if self.conflicts.is_empty() {
             self.files_changed.clone()
         } else {
@@ -516,8 +510,7 @@ mod tests {
     #[test]
     fn absent_fields_are_left_out() {
         let json = serde_json::to_value(RunResult::completed("r")).unwrap();
-        for absent in
-            ["container_id", "warm", "cold_reason", "usage", "sent", "truncated", "error"]
+        for absent in ["container_id", "warm", "cold_reason", "usage", "sent", "truncated", "error"]
         {
             assert!(json.get(absent).is_none(), "{absent}");
         }
