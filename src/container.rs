@@ -81,6 +81,9 @@ impl ContainerState {
 }
 
 #[cfg(test)]
+pub(crate) use self::spec::tests::config as tests_config;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -2,6 +2,8 @@
 //! program in it, list what carries a label, and remove. Docker today.
 
 pub mod docker;
+#[doc(hidden)]
+pub mod fake;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,1 +1,4 @@
 //! x
+
+pub mod owner;
+pub mod sweep;

@@ -2,6 +2,8 @@
 //!
 //! Where none answers the tests say so and pass, unless `CODEX_TESTS_REQUIRE_ENGINE=1`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
 use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::config::ContainerConfig;
