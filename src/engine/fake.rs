@@ -232,7 +232,7 @@ impl Engine for FakeEngine {
             let mut inner = self.shared.inner.lock();
             let Some(container) = inner.containers.get_mut(id) else {
                 return Err(EngineError::Failed {
-                    verb: "open a stream in",
+                    verb: "open a stream",
                     container: Some(id.clone()),
                     reason: "there is no such container".into(),
                 });
