@@ -2,6 +2,8 @@
 //! program in it, list what carries a label, and remove. Docker today.
 
 pub mod docker;
+#[doc(hidden)]
+pub mod fake;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -137,9 +139,9 @@ pub enum EngineError {
         image: String,
     },
     /// The engine refused or failed.
-    #[error("the engine could not {verb}{}: {reason}", container.as_ref().map(|id| format!(" container {id}")).unwrap_or_default())]
+    #[error("the engine could not {verb}{}: {reason}", of(container.as_ref()))]
     Failed {
-        /// What was asked of it, such as "start".
+        /// What was asked of it, such as "start a container".
         verb: &'static str,
         /// Which container.
         container: Option<ContainerId>,
@@ -147,13 +149,17 @@ pub enum EngineError {
         reason: String,
     },
     /// The engine did not answer in time.
-    #[error("the engine did not {verb} within {} s (engine timeout)", limit.as_secs())]
+    #[error("the engine did not {verb} within {} (engine timeout)", humantime::format_duration(*limit))]
     Timeout {
         /// What was asked of it.
         verb: &'static str,
         /// The limit.
         limit: std::time::Duration,
     },
+}
+
+fn of(container: Option<&ContainerId>) -> String {
+    container.map(|id| format!(" ({id})")).unwrap_or_default()
 }
 
 /// What starts containers. All methods are cancel safe in this sense: a container that was made

@@ -2,12 +2,17 @@
 //!
 //! Where none answers the tests say so and pass, unless `CODEX_TESTS_REQUIRE_ENGINE=1`.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::config::ContainerConfig;
 use mcp_codex_orchestrator::container::{self, label};
 use mcp_codex_orchestrator::engine::docker::{Address, DockerEngine, Endpoint};
 use mcp_codex_orchestrator::engine::{ByteStream, ContainerId, ContainerSpec, Engine, EngineError};
+use mcp_codex_orchestrator::pool::owner::Owner;
+use mcp_codex_orchestrator::pool::sweep::Sweeper;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixStream};
 
@@ -75,17 +80,37 @@ async fn listed(engine: &DockerEngine, owner: &str) -> Vec<(ContainerId, String)
         .collect()
 }
 
-/// Names of the volumes with this owner's label. By the Docker command's own API through a plain
-/// socket, since the engine's trait has no word for volumes.
-async fn volumes(owner: &str) -> usize {
-    let filters = format!(r#"{{"label":["{}={owner}"]}}"#, label::OWNER);
-    let encoded: String = filters.bytes().map(|byte| format!("%{byte:02X}")).collect();
-    let mut socket = UnixStream::connect("/var/run/docker.sock").await.unwrap();
-    let request = format!("GET /volumes?filters={encoded} HTTP/1.0\r\nHost: docker\r\n\r\n");
+/// Asks the engine in its own words, since the trait has none for volumes or for half a start.
+async fn raw(method: &str, path: &str, body: &str) -> String {
+    let mut socket = UnixStream::connect(socket()).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nHost: docker\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.contains(" 200 OK"), "{answer}");
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    assert!(status.starts_with('2'), "{method} {path}: {answer}");
+    answer
+}
+
+/// The Unix socket of the engine; these tests need one to look at it from outside.
+fn socket() -> PathBuf {
+    let endpoint = Endpoint::from_environment(lookup).unwrap();
+    let exists = |address: &Address| match address {
+        Address::Unix(path) => path.exists().then(|| path.clone()),
+        Address::Tcp(_) => None,
+    };
+    endpoint.addresses().iter().find_map(exists).expect("the engine has no Unix socket")
+}
+
+/// How many volumes have this owner's label.
+async fn volumes(owner: &str) -> usize {
+    let filters = format!(r#"{{"label":["{}={owner}"]}}"#, label::OWNER);
+    let encoded: String = filters.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let answer = raw("GET", &format!("/volumes?filters={encoded}"), "").await;
     answer.matches("\"Mountpoint\"").count()
 }
 
@@ -177,7 +202,7 @@ async fn a_program_that_does_not_exist_fails_the_stream() {
     assert!(failure.contains("no such file"), "{failure}");
     engine.remove(&id).await.unwrap();
     let gone = engine.open(&id, &words(&["true"])).await.err().unwrap().to_string();
-    assert!(gone.contains("open a stream in"), "{gone}");
+    assert!(gone.contains("could not open a stream (") && gone.contains("No such"), "{gone}");
 }
 
 #[tokio::test]
@@ -198,7 +223,7 @@ async fn what_cannot_start_is_removed_again() {
     let Some((engine, image)) = engine().await else { return };
     let owner = owner("broken");
     let error = engine.start(&spec(&image, &owner, &["/no/such/init"])).await.unwrap_err();
-    assert!(matches!(error, EngineError::Failed { verb: "start", .. }), "{error}");
+    assert!(matches!(error, EngineError::Failed { verb: "start a container", .. }), "{error}");
     until_gone(&engine, &owner).await;
     assert_eq!(volumes(&owner).await, 0);
 }
@@ -283,7 +308,7 @@ async fn proxy() -> (String, std::sync::Arc<parking_lot::Mutex<Vec<String>>>) {
         while let Ok((mut client, _)) = listener.accept().await {
             let noted = std::sync::Arc::clone(&noted);
             tokio::spawn(async move {
-                let mut socket = UnixStream::connect("/var/run/docker.sock").await.unwrap();
+                let mut socket = UnixStream::connect(socket()).await.unwrap();
                 let mut first = vec![0; 4096];
                 let Ok(count @ 1..) = client.read(&mut first).await else { return };
                 let line = String::from_utf8_lossy(&first[..count]);
@@ -359,6 +384,67 @@ async fn an_engine_that_comes_up_later_is_found_then() {
     let endpoint = Endpoint::at(Address::Unix(path.clone()));
     let engine = DockerEngine::connect(&endpoint, TIMEOUT).unwrap();
     assert!(matches!(engine.facts().await, Err(EngineError::Unavailable { .. })));
-    std::os::unix::fs::symlink("/var/run/docker.sock", &path).unwrap();
+    std::os::unix::fs::symlink(socket(), &path).unwrap();
     engine.facts().await.unwrap();
+}
+
+#[tokio::test]
+async fn containers_of_a_dead_owner_are_swept_whatever_their_state() {
+    let Some((engine, image)) = engine().await else { return };
+    let state = tempfile::tempdir().unwrap();
+    let me = Owner::claim(state.path()).unwrap();
+    let dead = Owner::claim(state.path()).unwrap().label().to_owned();
+    let living = Owner::claim(state.path()).unwrap();
+
+    let body = |owner: &str| {
+        serde_json::json!({
+            "Image": image, "Cmd": ["sleep", "60"], "Labels": {label::OWNER: owner},
+            "HostConfig": {"NetworkMode": "none", "Mounts": [{
+                "Type": "volume", "Target": "/app",
+                "VolumeOptions": {"Labels": {label::OWNER: owner}},
+            }]},
+        })
+        .to_string()
+    };
+    raw("POST", "/containers/create", &body(&dead)).await;
+    raw("POST", "/containers/create", &body(living.label())).await;
+    let paused = engine.start(&spec(&image, &dead, &["sleep", "60"])).await.unwrap();
+    raw("POST", &format!("/containers/{}/pause", paused.0), "").await;
+    engine.start(&spec(&image, &dead, &["sleep", "60"])).await.unwrap();
+    let mut states: Vec<String> =
+        listed(&engine, &dead).await.into_iter().map(|(_, state)| state).collect();
+    states.sort();
+    assert_eq!(states, ["created", "paused", "running"]);
+    assert_eq!(volumes(&dead).await, 5);
+
+    let mut sweeper = Sweeper::new(me.label(), state.path());
+    let first = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+    assert!(first.removed.is_empty() && first.waiting >= 3, "{first:?}");
+    let second = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+    assert!(second.removed.len() >= 3 && second.failed.is_empty(), "{second:?}");
+    until_gone(&engine, &dead).await;
+    assert_eq!(volumes(&dead).await, 0);
+    let kept = listed(&engine, living.label()).await;
+    assert_eq!(kept.len(), 1);
+    engine.remove(&kept[0].0).await.unwrap();
+    until_gone(&engine, living.label()).await;
+    assert_eq!(volumes(living.label()).await, 0);
+}
+
+#[tokio::test]
+async fn a_stream_outlives_every_timeout() {
+    let Some((_, image)) = engine().await else { return };
+    let endpoint = Endpoint::from_environment(lookup).unwrap();
+    // bollard's own timeout is one second longer than ours, which is under a second here.
+    let engine = DockerEngine::connect(&endpoint, Duration::from_millis(900)).unwrap();
+    let patient = DockerEngine::connect(&endpoint, TIMEOUT).unwrap();
+    let owner = owner("long");
+    let id = patient.start(&spec(&image, &owner, &["sleep", "60"])).await.unwrap();
+    let mut stream = engine.open(&id, &words(&["cat"])).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(stream.read_u8().await.unwrap(), b'x');
+    drop(stream);
+    patient.remove(&id).await.unwrap();
+    until_gone(&patient, &owner).await;
 }

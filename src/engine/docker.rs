@@ -130,7 +130,7 @@ impl DockerEngine {
     /// Asks for versions and settles on one of the API.
     async fn greet(&self, address: &Address) -> Result<Found, EngineError> {
         // Ours is the timeout that ends a call; bollard's is only to be no shorter.
-        let seconds = self.shared.timeout.as_secs().saturating_add(5);
+        let seconds = self.shared.timeout.as_secs().saturating_add(1);
         let docker = match address {
             Address::Unix(path) => Docker::connect_with_unix(
                 &format!("unix://{}", path.display()),
@@ -183,7 +183,7 @@ impl DockerEngine {
         spec: &ContainerSpec,
         name: &str,
     ) -> Result<ContainerId, EngineError> {
-        let docker = self.docker().await?;
+        let docker = self.bounded("answer", self.docker()).await?;
         let endpoint = &self.shared.endpoint;
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
         let created = self
@@ -202,18 +202,18 @@ impl DockerEngine {
             tracing::warn!(container = name, "the engine warns: {warning}");
         }
         let id = ContainerId(created.id);
-        self.bounded("start", async {
+        self.bounded("start a container", async {
             docker
                 .start_container(&id.0, None::<StartContainerOptions>)
                 .await
-                .map_err(|error| failed("start", Some(&id), error, endpoint))
+                .map_err(|error| failed("start a container", Some(&id), error, endpoint))
         })
         .await?;
         Ok(id)
     }
 
     async fn remove_by(&self, name_or_id: &str) -> Result<(), EngineError> {
-        self.bounded("remove", async {
+        self.bounded("remove a container", async {
             let docker = self.docker().await?;
             let options = RemoveContainerOptions { force: true, v: true, link: false };
             match docker.remove_container(name_or_id, Some(options)).await {
@@ -221,7 +221,7 @@ impl DockerEngine {
                 Err(error) if is_gone(&error) => Ok(()),
                 Err(error) => {
                     let id = ContainerId(name_or_id.to_owned());
-                    Err(failed("remove", Some(&id), error, &self.shared.endpoint))
+                    Err(failed("remove a container", Some(&id), error, &self.shared.endpoint))
                 }
             }
         })
@@ -294,7 +294,7 @@ impl Engine for DockerEngine {
             });
             taken.await.unwrap_or_else(|_| {
                 Err(EngineError::Failed {
-                    verb: "start",
+                    verb: "start a container",
                     container: None,
                     reason: "the task that started it panicked".into(),
                 })
@@ -307,9 +307,9 @@ impl Engine for DockerEngine {
         id: &'a ContainerId,
         argv: &'a [String],
     ) -> BoxFuture<'a, Result<ByteStream, EngineError>> {
-        Box::pin(self.bounded("open a stream in", async move {
+        Box::pin(self.bounded("open a stream", async move {
             let docker = self.docker().await?;
-            let map = |error| failed("open a stream in", Some(id), error, &self.shared.endpoint);
+            let map = |error| failed("open a stream", Some(id), error, &self.shared.endpoint);
             let options = CreateExecOptions::<String> {
                 attach_stdin: Some(true),
                 attach_stdout: Some(true),
@@ -329,7 +329,7 @@ impl Engine for DockerEngine {
                     Ok(Box::new(stream) as ByteStream)
                 }
                 StartExecResults::Detached => Err(EngineError::Failed {
-                    verb: "open a stream in",
+                    verb: "open a stream",
                     container: Some(id.clone()),
                     reason: "it detached from the program".into(),
                 }),

@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn the_engines_own_words_are_kept() {
         let endpoint = Endpoint::at(super::super::Address::Tcp("h:1".into()));
-        let error = failed("start", None, response(500, "runtime crashed\n"), &endpoint);
-        assert_eq!(error.to_string(), "the engine could not start: runtime crashed");
+        let error =
+            failed("start a container", None, response(500, "runtime crashed\n"), &endpoint);
+        assert_eq!(error.to_string(), "the engine could not start a container: runtime crashed");
     }
 }
