@@ -47,9 +47,7 @@ fn find(dir: &Path, depth: u32) -> Option<PathBuf> {
 /// Model, gateway, CODEX_HOME and a workspace.
 pub struct Bench {
     pub model: ScriptedModel,
-    pub gateway: Gateway,
     pub traffic: Arc<Traffic>,
-    pub address: std::net::SocketAddr,
     dir: tempfile::TempDir,
     _serving: AbortOnDropHandle<()>,
 }
@@ -83,7 +81,7 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn({
-            let (gateway, traffic) = (gateway.clone(), traffic.clone());
+            let traffic = traffic.clone();
             async move {
                 let mut connections = tokio::task::JoinSet::new();
                 while let Ok((stream, _)) = listener.accept().await {
@@ -99,7 +97,7 @@ impl Bench {
         let config = CONFIG.replace("127.0.0.1:8787", &address.to_string());
         std::fs::write(dir.path().join("home/config.toml"), config).unwrap();
         let serving = AbortOnDropHandle::new(serving);
-        Self { model, gateway, traffic, address, dir, _serving: serving }
+        Self { model, traffic, dir, _serving: serving }
     }
 
     /// The workspace.
