@@ -48,6 +48,7 @@ fn find(dir: &Path, depth: u32) -> Option<PathBuf> {
 pub struct Bench {
     pub model: ScriptedModel,
     pub traffic: Arc<Traffic>,
+    address: std::net::SocketAddr,
     dir: tempfile::TempDir,
     _serving: AbortOnDropHandle<()>,
 }
@@ -97,7 +98,7 @@ impl Bench {
         let config = CONFIG.replace("127.0.0.1:8787", &address.to_string());
         std::fs::write(dir.path().join("home/config.toml"), config).unwrap();
         let serving = AbortOnDropHandle::new(serving);
-        Self { model, traffic, dir, _serving: serving }
+        Self { model, traffic, address, dir, _serving: serving }
     }
 
     /// The workspace.
@@ -143,7 +144,12 @@ impl Bench {
         let outcome = run.outcome();
         let mut log = log;
         std::io::Seek::rewind(&mut log).unwrap();
-        let jsonl = std::io::read_to_string(log).unwrap().replace(&app, WORKSPACE);
+        let bin = binary.parent().unwrap().to_str().unwrap();
+        let jsonl = std::io::read_to_string(log)
+            .unwrap()
+            .replace(&app, WORKSPACE)
+            .replace(bin, "/opt/codex/bin")
+            .replace(&self.address.to_string(), "127.0.0.1:8787");
         let first = self.traffic.report().first_request;
         let first_request = first.map(|at| at.duration_since(spawned));
         Ran { outcome, events, jsonl, first_request, took }
