@@ -332,7 +332,7 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, RecordError
 }
 
 /// Writes beside and renames, so that a reader sees the old file, the new one, or none.
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|source| RecordError::Damaged { path: path.to_owned(), source })?;
     bytes.push(b'\n');
