@@ -31,7 +31,7 @@ pub(super) fn json<T: Serialize>(value: &T) -> Result<Outcome, Stopped> {
 /// Prints rows as a table without lines, so that it can be cut with the usual tools.
 pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> Result<Outcome, Stopped> {
     let mut table = comfy_table::Table::new();
-    table.load_preset(comfy_table::presets::NOTHING).set_header(header).add_rows(rows);
+    table.load_style(comfy_table::presets::NOTHING).set_header(header).add_rows(rows);
     text(&table.trim_fmt())
 }
 
