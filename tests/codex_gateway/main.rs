@@ -16,11 +16,7 @@ use mcp_codex_orchestrator::model::scripted::{Fault, Script, Step};
 const HELLO: &str = "Create a hello.py file that prints 'Hello, World!'";
 
 fn command(prompt: &str, model: Option<&str>) -> CodexCommand {
-    CodexCommand {
-        prompt: prompt.into(),
-        model: model.map(Into::into),
-        ..CodexCommand::default()
-    }
+    CodexCommand { prompt: prompt.into(), model: model.map(Into::into), ..CodexCommand::default() }
 }
 
 /// Keeps what Codex printed as a fixture, when asked to.
@@ -71,7 +67,9 @@ async fn env_vars_reach_commands_and_not_codex_itself() {
     let steps = vec![
         Step::run("printf %s \"$RUN_VAR\" > value; tr '\\0' '\\n' < /proc/$PPID/environ > codex"),
         Step::run("exit 3"),
-        Step::Patch("*** Begin Patch\n*** Update File: nothing\n@@\n-a\n+b\n*** End Patch\n".into()),
+        Step::Patch(
+            "*** Begin Patch\n*** Update File: nothing\n@@\n-a\n+b\n*** End Patch\n".into(),
+        ),
         Step::write("dir/it's.txt", "it's\n"),
         Step::Say("Well.".into()),
     ];
