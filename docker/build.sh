@@ -25,7 +25,7 @@ usage: docker/build.sh [--if-needed] [--force] [--builder legacy|buildkit] [--ba
 TEXT
 }
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(dirname "$here")
 cache=$here/.cache
 docker=${DOCKER:-docker}
@@ -301,7 +301,8 @@ told=$("$docker" run --rm --network none "$image" codex --version </dev/null) ||
   test -x /usr/local/bin/codex-keeper
   test -s /opt/codex/home-template/config.toml
   test -x /opt/codex/bin/codex-code-mode-host
-' </dev/null || die "$image lacks the keeper, the template or a part of Codex"
+  ! readelf -l /usr/local/bin/codex-keeper 2>/dev/null | grep INTERP
+' </dev/null || die "$image lacks a static keeper, the template or a part of Codex"
 is_fresh || die "$image does not carry the label of its inputs"
 size=$("$docker" image inspect --format '{{.Size}}' "$image")
 say "$image is ready: Codex $version, protocol $protocol, $((size / 1000000)) MB, $((SECONDS - started)) s"
