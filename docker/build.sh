@@ -249,7 +249,8 @@ bootstrap() {
   rm -f "$tar"
   mmdebstrap --quiet --variant=essential --include="$packages" "$suite" "$tar" </dev/null >&2 ||
     { rm -f "$tar"; die "mmdebstrap could not make a Debian $suite; see its words above"; }
-  "$docker" import --change 'CMD ["bash"]' "$tar" "$bootstrapped" >/dev/null
+  "$docker" import --change 'CMD ["bash"]' "$tar" "$bootstrapped" >/dev/null ||
+    { rm -f "$tar"; die "the engine could not import the Debian that was made; see its words above"; }
   rm -f "$tar"
 }
 
