@@ -6,6 +6,8 @@ pub mod change;
 pub mod classify;
 pub mod conflict;
 pub mod diff;
+#[cfg(test)]
+mod fixture;
 pub mod host;
 pub mod lease;
 pub mod lock;
