@@ -7,6 +7,8 @@ pub mod classify;
 pub mod conflict;
 pub mod diff;
 #[cfg(test)]
+mod editor_tests;
+#[cfg(test)]
 mod fixture;
 pub mod host;
 pub mod lease;
