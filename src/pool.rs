@@ -36,6 +36,7 @@ use deadpool::unmanaged;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::PoolConfig;
@@ -133,6 +134,10 @@ pub(crate) struct Shared<S: Source> {
     pub(crate) changed: Notify,
     /// Every task of the pool; `drain` waits for it.
     pub(crate) tasks: TaskTracker,
+    /// Cancelled by `drain`: a reset that is under way is not worth its time any more.
+    pub(crate) closing: CancellationToken,
+    /// A lease ended.
+    pub(crate) settled: Notify,
 }
 
 /// A pool of containers of one profile. Cheap to clone; all clones are the same pool.
@@ -171,6 +176,8 @@ impl<S: Source> Pool<S> {
             }),
             changed: Notify::new(),
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            settled: Notify::new(),
             config,
         });
         shared.tasks.spawn(warmer::keep_warm(Arc::clone(&shared)));
@@ -304,8 +311,16 @@ impl<S: Source> Pool<S> {
             self.shared.destroy(member, DestroyReason::Shutdown);
         }
         self.shared.changed.notify_one();
+        self.shared.closing.cancel();
         self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        loop {
+            let settled = self.shared.settled.notified();
+            self.shared.tasks.wait().await;
+            if self.shared.state.lock().leased == 0 && self.shared.tasks.is_empty() {
+                return;
+            }
+            settled.await;
+        }
     }
 }
 

@@ -24,19 +24,23 @@ pub(super) async fn execute(context: &Context) -> Result<Outcome, Stopped> {
     };
     server::cancel_on_signals(shutdown.clone()).map_err(stopped)?;
     let parts = parts::start(context)?;
+    // The containers go while the last calls are answered, so that both fit into one grace period:
+    // the client kills two seconds after it has closed its end.
+    let ending = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            shutdown.cancelled().await;
+            parts.end.await;
+        }
+    });
     let (reader, writer) = server::standard_streams();
-    let served = server::run(
-        parts.jobs,
-        config.run.clone(),
-        config.server.shutdown_grace,
-        reader,
-        writer,
-        shutdown,
-    )
-    .await;
-    // Bounded, because the client kills two seconds after it has closed its end.
-    if tokio::time::timeout(config.server.shutdown_grace, parts.end).await.is_err() {
-        tracing::warn!("server.shutdown_grace ran out before every container was removed");
+    let grace = config.server.shutdown_grace;
+    let served =
+        server::run(parts.jobs, config.run.clone(), grace, reader, writer, shutdown.clone()).await;
+    shutdown.cancel();
+    // Bounded by the grace period, which began with the shutdown.
+    if let Err(panic) = ending.await {
+        tracing::error!(%panic, "the containers were not removed");
     }
     served.map_err(stopped)?;
     Ok(Outcome::Success)

@@ -58,10 +58,11 @@ impl<S: Source> Lease<S> {
                 self.shared.tasks.spawn(reset(Arc::clone(&self.shared), member));
             }
             Verdict::Destroy(reason) => {
-                self.shared.state.lock().leased -= 1;
                 self.shared.destroy(member, reason);
+                self.shared.state.lock().leased -= 1;
             }
         }
+        self.shared.settled.notify_one();
         verdict
     }
 }
@@ -69,8 +70,9 @@ impl<S: Source> Lease<S> {
 impl<S: Source> Drop for Lease<S> {
     fn drop(&mut self) {
         if let Some(member) = self.member.take() {
-            self.shared.state.lock().leased -= 1;
             self.shared.destroy(member, DestroyReason::LeaseDropped);
+            self.shared.state.lock().leased -= 1;
+            self.shared.settled.notify_one();
         }
     }
 }
@@ -78,7 +80,13 @@ impl<S: Source> Drop for Lease<S> {
 /// Resets a container and makes it idle again, or destroys it.
 async fn reset<S: Source>(shared: Arc<Shared<S>>, mut member: Member<S::Container>) {
     let began = Instant::now();
-    let outcome = member.container.reset().await;
+    let outcome = tokio::select! {
+        outcome = member.container.reset() => outcome,
+        () = shared.closing.cancelled() => {
+            shared.state.lock().resetting -= 1;
+            return shared.destroy(member, DestroyReason::Shutdown);
+        }
+    };
     {
         let mut state = shared.state.lock();
         state.resetting -= 1;
