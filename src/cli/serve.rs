@@ -25,19 +25,27 @@ pub(super) async fn execute(context: &Context) -> Result<Outcome, Stopped> {
     server::cancel_on_signals(shutdown.clone()).map_err(stopped)?;
     let parts = parts::start(context)?;
     let (reader, writer) = server::standard_streams();
-    let served = server::run(
-        parts.jobs,
-        config.run.clone(),
-        config.server.shutdown_grace,
-        reader,
-        writer,
-        shutdown,
-    )
-    .await;
-    // Bounded, because the client kills two seconds after it has closed its end.
-    if tokio::time::timeout(config.server.shutdown_grace, parts.end).await.is_err() {
-        tracing::warn!("server.shutdown_grace ran out before every container was removed");
-    }
+    let grace = config.server.shutdown_grace;
+    // One grace bounds all of it, because the client kills two seconds after it has closed its end;
+    // what the calls leave of it is for the containers.
+    let calls = grace / 3 * 2;
+    let ending = shutdown.clone();
+    let served = async {
+        let served =
+            server::run(parts.jobs, config.run.clone(), calls, reader, writer, shutdown).await;
+        parts.end.await;
+        served
+    };
+    let served = tokio::select! {
+        served = served => served,
+        () = async {
+            ending.cancelled().await;
+            tokio::time::sleep(grace).await;
+        } => {
+            tracing::warn!("server.shutdown_grace ran out; the containers end by themselves");
+            Ok(())
+        }
+    };
     served.map_err(stopped)?;
     Ok(Outcome::Success)
 }
