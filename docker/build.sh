@@ -25,7 +25,7 @@ usage: docker/build.sh [--if-needed] [--force] [--builder legacy|buildkit] [--ba
 TEXT
 }
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
 root=$(dirname "$here")
 cache=$here/.cache
 docker=${DOCKER:-docker}
@@ -43,6 +43,9 @@ only=
 
 say() { echo "image: $*" >&2; }
 die() { echo "image: $*" >&2; exit 1; }
+
+# Runs a command for so many seconds at most, where the system has the means.
+within() { if command -v timeout >/dev/null; then timeout "$@"; else shift && "$@"; fi; }
 
 while [ $# -gt 0 ]; do
   case $1 in
@@ -76,7 +79,7 @@ integrity=$(awk -v p="$platform" '$1 == p { print $3 }' "$here/codex.lock")
 protocol=$(sed -n 's/^pub const PROTOCOL: u32 = \([0-9]*\);.*/\1/p' "$root/src/keeper/wire.rs")
 [ -n "$protocol" ] || die "src/keeper/wire.rs does not state PROTOCOL"
 
-image_files="Dockerfile build.sh codex.lock codex-config.toml make-home-template.sh packages.txt"
+image_files="Dockerfile build.sh codex.lock codex-home/config.toml make-home-template.sh packages.txt"
 
 # The files the keeper is compiled from. After a build this is compared with what cargo says.
 keeper_sources() {
@@ -143,8 +146,12 @@ started=$SECONDS
 install_package() {
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     say "installing $* with apt-get"
-    apt-get update -qq >&2
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" </dev/null >&2
+    {
+      apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+    } </dev/null >"$cache/apt.log" 2>&1 || {
+      tail -n 20 "$cache/apt.log" >&2
+      die "apt-get could not install $*; its last words are above, all of them in $cache/apt.log"
+    }
   else
     die "$1 is needed and not installed; install it with your system's package manager"
   fi
@@ -206,7 +213,7 @@ say "Codex $version for $platform: checksum verified"
 
 context=$cache/context
 rm -rf "$context"
-mkdir -p "$context/codex" "$context/certificates"
+mkdir -p "$context/codex" "$context/codex-home" "$context/certificates"
 # Voice is for the desktop: 55 MB that neither exec nor app-server opens.
 tar -xzf "$tarball" -C "$context/codex" --strip-components=3 \
   --exclude="package/vendor/$triple/codex-resources/voice" "package/vendor/$triple"
@@ -215,7 +222,7 @@ for part in bin/codex bin/codex-code-mode-host codex-path/rg codex-package.json;
 done
 chmod -R u=rwX,go=rX "$context/codex"
 for file in $image_files; do
-  [ "$file" = build.sh ] || cp "$here/$file" "$context/"
+  [ "$file" = build.sh ] || cp "$here/$file" "$context/$file"
 done
 touch "$context/certificates/.keep"
 host_certificates | while read -r file; do cp "$file" "$context/certificates/"; done
@@ -242,7 +249,8 @@ bootstrap() {
   rm -f "$tar"
   mmdebstrap --quiet --variant=essential --include="$packages" "$suite" "$tar" </dev/null >&2 ||
     { rm -f "$tar"; die "mmdebstrap could not make a Debian $suite; see its words above"; }
-  "$docker" import --change 'CMD ["bash"]' "$tar" "$bootstrapped" >/dev/null
+  "$docker" import --change 'CMD ["bash"]' "$tar" "$bootstrapped" >/dev/null ||
+    { rm -f "$tar"; die "the engine could not import the Debian that was made; see its words above"; }
   rm -f "$tar"
 }
 
@@ -254,7 +262,7 @@ case $base in
       base=$bootstrapped
     else
       say "asking for $public_base"
-      if timeout "$pull_limit" "$docker" pull --quiet "$public_base" </dev/null >/dev/null 2>&1; then
+      if within "$pull_limit" "$docker" pull --quiet "$public_base" </dev/null >/dev/null 2>&1; then
         base=$public_base
       else
         say "no container registry gives $public_base"
@@ -301,7 +309,8 @@ told=$("$docker" run --rm --network none "$image" codex --version </dev/null) ||
   test -x /usr/local/bin/codex-keeper
   test -s /opt/codex/home-template/config.toml
   test -x /opt/codex/bin/codex-code-mode-host
-' </dev/null || die "$image lacks the keeper, the template or a part of Codex"
+  ! readelf -l /usr/local/bin/codex-keeper 2>/dev/null | grep INTERP
+' </dev/null || die "$image lacks a static keeper, the template or a part of Codex"
 is_fresh || die "$image does not carry the label of its inputs"
 size=$("$docker" image inspect --format '{{.Size}}' "$image")
 say "$image is ready: Codex $version, protocol $protocol, $((size / 1000000)) MB, $((SECONDS - started)) s"

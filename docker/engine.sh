@@ -37,10 +37,13 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
 have() { command -v "$1" >/dev/null; }
 
+# Runs a command for so many seconds at most, where the system has the means.
+within() { if have timeout; then timeout "$@"; else shift && "$@"; fi; }
+
 # The server's version, or the client's words and a failure.
 answer() {
   local words code=0
-  words=$(timeout 10 docker version --format '{{.Server.Version}}' 2>&1 </dev/null) || code=$?
+  words=$(within 10 docker version --format '{{.Server.Version}}' 2>&1 </dev/null) || code=$?
   tr -s '\n ' ' ' <<<"$words" | sed 's/^ //; s/ $//'
   return $code
 }
@@ -74,12 +77,18 @@ if ! have dockerd || ! have docker; then
   have apt-get || die "no engine is installed and there is no apt-get to install one with; install Docker"
   say "no engine is installed; installing Debian's (docker.io, iptables) with apt-get"
   if ! $dry_run; then
-    apt-get update -qq >&2 </dev/null || die "apt-get update failed; see its words above"
-    packages=(docker.io iptables)
-    # Newer releases have the client in a package of its own.
-    ! apt-cache show docker-cli >/dev/null 2>&1 || packages+=(docker-cli)
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >&2 </dev/null ||
-      die "apt-get could not install ${packages[*]}; see its words above"
+    apt_log=$(mktemp)
+    {
+      apt-get update
+      packages=(docker.io iptables)
+      # Newer releases have the client in a package of its own.
+      ! apt-cache show docker-cli || packages+=(docker-cli)
+      DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}"
+    } >"$apt_log" 2>&1 </dev/null || {
+      tail -n 20 "$apt_log" >&2
+      die "apt-get could not install docker.io; its last words are above, all of them in $apt_log"
+    }
+    rm -f "$apt_log"
     hash -r
     # Where there is a service manager the package has started it.
     if version=$(answer); then

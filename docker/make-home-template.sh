@@ -5,12 +5,12 @@
 set -eu
 
 template=$1
-config=/usr/share/codex-runner/codex-config.toml
+given=/usr/share/codex-runner/codex-home
 
 as_codex() { setpriv --reuid 1000 --regid 1000 --clear-groups -- "$@"; }
 
 as_codex mkdir -p "$CODEX_HOME"
-as_codex cp "$config" "$CODEX_HOME/config.toml"
+as_codex cp -R "$given/." "$CODEX_HOME"
 
 # It answers `initialize` once it is up, and ends in good order when its stdin closes. The
 # databases are ready some time after the answer, so wait until their number rests.

@@ -191,3 +191,47 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// no error.
     fn remove<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), EngineError>>;
 }
+
+/// Stands for an engine that cannot be used: every call ends with the same sentence, so that a
+/// server with a wrong `DOCKER_HOST` still answers its client.
+#[derive(Debug)]
+pub struct Unusable(pub String);
+
+impl Unusable {
+    fn error<T: Send + 'static>(&self) -> BoxFuture<'_, Result<T, EngineError>> {
+        Box::pin(std::future::ready(Err(EngineError::Unsupported(self.0.clone()))))
+    }
+}
+
+impl Engine for Unusable {
+    fn facts(&self) -> BoxFuture<'_, Result<EngineFacts, EngineError>> {
+        self.error()
+    }
+
+    fn image<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ImageFacts, EngineError>> {
+        self.error()
+    }
+
+    fn start<'a>(
+        &'a self,
+        _: &'a ContainerSpec,
+    ) -> BoxFuture<'a, Result<ContainerId, EngineError>> {
+        self.error()
+    }
+
+    fn open<'a>(
+        &'a self,
+        _: &'a ContainerId,
+        _: &'a [String],
+    ) -> BoxFuture<'a, Result<ByteStream, EngineError>> {
+        self.error()
+    }
+
+    fn list<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, EngineError>> {
+        self.error()
+    }
+
+    fn remove<'a>(&'a self, _: &'a ContainerId) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.error()
+    }
+}

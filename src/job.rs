@@ -28,6 +28,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
 use crate::container::Starter;
@@ -37,7 +38,10 @@ use crate::mcp::Jobs;
 use crate::model::credentials::{self, Credential};
 use crate::model::gateway::Gateway;
 use crate::pool::Pool;
+use crate::pool::owner::Owner;
 use crate::pool::status::PoolStatus;
+use crate::pool::sweep::Sweeper;
+use crate::record::prune;
 use crate::workspace::classify::Policy;
 use crate::workspace::root::Roots;
 
@@ -47,6 +51,12 @@ use self::result::{ApplyReport, DiffPage, RunResult};
 
 /// How long a call waits for another one that reads or writes the same workspace.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Between the first sweep and the second, which removes what both saw.
+const FIRST_SWEEP: Duration = Duration::from_secs(3);
+
+/// Between later sweeps.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Reads a variable of the environment that the server was started in.
 pub type Lookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -69,11 +79,32 @@ pub struct Orchestrator {
     places: Places,
     lookup: Lookup,
     policy: Policy,
-    engine: Arc<dyn Engine>,
-    engine_facts: Mutex<Option<EngineFacts>>,
+    engine_facts: Arc<Mutex<Option<EngineFacts>>>,
     pool: Pool<Starter>,
     /// The gateway for the credential it was made for; made anew when that changes.
     gateway: Mutex<Option<(Credential, Gateway)>>,
+    /// Sweeps and greets the engine; ends with the orchestrator.
+    _background: AbortOnDropHandle<()>,
+}
+
+/// What an orchestrator is started with.
+pub struct Parts {
+    /// All settings.
+    pub config: Config,
+    /// Where things are kept.
+    pub places: Places,
+    /// Which workspaces may be used.
+    pub roots: Roots,
+    /// The environment.
+    pub lookup: Lookup,
+    /// What starts containers.
+    pub engine: Arc<dyn Engine>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl fmt::Debug for Orchestrator {
@@ -86,32 +117,43 @@ impl fmt::Debug for Orchestrator {
 }
 
 impl Orchestrator {
-    /// Puts the parts together; starts nothing.
+    /// Claims an owner's identity and begins to fill the pool, in the background: nothing of the
+    /// engine is waited for. Must be called in a tokio runtime.
     ///
     /// # Errors
     ///
-    /// A setting that cannot be used.
-    pub fn new(
-        config: Config,
-        roots: Roots,
-        places: Places,
-        lookup: Lookup,
-        engine: Arc<dyn Engine>,
-        pool: Pool<Starter>,
-    ) -> Result<Self, Failure> {
+    /// A setting that cannot be used, or a state directory that cannot be written.
+    pub fn start(parts: Parts) -> Result<Self, Failure> {
+        let Parts { config, places, roots, lookup, engine } = parts;
         let policy = Policy::new(&config.workspace.protect)
             .map_err(|error| Failure::new(ErrorKind::InvalidArgument, error.to_string()))?;
+        let owner = Owner::claim(&places.state)
+            .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
+        let sweeper = Sweeper::new(owner.label(), &places.state);
+        let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into());
+        let pool = Pool::start(starter, config.pool.clone());
+        let engine_facts = Arc::new(Mutex::new(None));
+        let background =
+            tokio::spawn(keep_house(Arc::clone(&engine), Arc::clone(&engine_facts), sweeper));
         Ok(Self {
             config,
             roots,
             places,
             lookup,
             policy,
-            engine,
-            engine_facts: Mutex::new(None),
+            engine_facts,
             pool,
             gateway: Mutex::new(None),
+            _background: AbortOnDropHandle::new(background),
         })
+    }
+
+    /// Removes every container. Resolves when they are gone or `limit` is over; what is left then
+    /// ends by itself, since its stream ends with this process, and is swept by the next one.
+    pub async fn stop(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.pool.drain()).await.is_err() {
+            tracing::warn!("containers were left to end by themselves (server.shutdown_grace)");
+        }
     }
 
     /// The pool.
@@ -119,12 +161,15 @@ impl Orchestrator {
         &self.pool
     }
 
-    /// Learns the engine's name and version, for the status.
-    pub async fn greet_engine(&self) {
-        match self.engine.facts().await {
-            Ok(facts) => *self.engine_facts.lock() = Some(facts),
-            Err(error) => tracing::warn!(%error, "no engine yet"),
-        }
+    /// Removes old records in the background, as `[runs]` says.
+    fn prune_records(&self) {
+        let runs = self.places.runs.clone();
+        let rules = self.config.runs.clone();
+        tokio::task::spawn_blocking(move || match prune::prune(&runs, &rules) {
+            Ok(0) => {}
+            Ok(removed) => tracing::debug!(removed, "removed old records"),
+            Err(error) => tracing::warn!(%error, "old records could not be removed"),
+        });
     }
 
     /// The gateway for the credential that is there now, so that a key that is set later is used
@@ -143,6 +188,32 @@ impl Orchestrator {
             .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
         *kept = Some((credential, gateway.clone()));
         Ok(gateway)
+    }
+}
+
+/// Learns the engine's name and version, and sweeps what dead orchestrators left: at once, again
+/// soon, since only what was seen twice is removed, and then regularly.
+async fn keep_house(
+    engine: Arc<dyn Engine>,
+    engine_facts: Arc<Mutex<Option<EngineFacts>>>,
+    mut sweeper: Sweeper,
+) {
+    let mut pause = FIRST_SWEEP;
+    loop {
+        match engine.facts().await {
+            Ok(facts) => *engine_facts.lock() = Some(facts),
+            Err(error) => tracing::debug!(%error, "no engine"),
+        }
+        match sweeper.sweep_once(&*engine, &|_| false).await {
+            Ok(swept) => {
+                for (container, error) in swept.failed {
+                    tracing::warn!(%container, %error, "an orphan could not be removed");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "no sweep"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = SWEEP;
     }
 }
 

@@ -27,6 +27,10 @@ pub mod change;
 pub mod classify;
 pub mod conflict;
 pub mod diff;
+#[cfg(test)]
+mod editor_tests;
+#[cfg(test)]
+mod fixture;
 pub mod git;
 pub mod git_command;
 mod git_config;

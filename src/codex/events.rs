@@ -229,7 +229,7 @@ fn read_item(item: &Value) -> Option<Item> {
         "agent_message" => Item::Message { text: long_text(&item["text"], MAX_MESSAGE) },
         "reasoning" => Item::Reasoning { text: text(&item["text"]) },
         "command_execution" => Item::Command {
-            command: cut(without_shell(item["command"].as_str().unwrap_or_default()), MAX_TEXT),
+            command: cut(&without_shell(item["command"].as_str().unwrap_or_default()), MAX_TEXT),
             output: text(&item["aggregated_output"]),
             exit_code: item["exit_code"].as_i64(),
             failed,
@@ -277,13 +277,32 @@ pub(super) fn cut(text: &str, limit: usize) -> String {
 }
 
 /// The command in `/bin/bash -lc '…'`; any other as it is.
-fn without_shell(command: &str) -> &str {
-    let inner = ["/bin/bash -lc ", "bash -lc ", "/bin/sh -c ", "/bin/bash -c "]
-        .iter()
-        .find_map(|shell| command.strip_prefix(shell));
-    let Some(inner) = inner else { return command };
-    let quoted = |quote: char| inner.strip_prefix(quote)?.strip_suffix(quote);
-    quoted('\'').or_else(|| quoted('"')).unwrap_or(inner)
+fn without_shell(command: &str) -> String {
+    let shells = ["/bin/bash -lc ", "bash -lc ", "/bin/bash -c ", "/bin/sh -c "];
+    let inner = shells.iter().find_map(|shell| command.strip_prefix(shell));
+    inner.and_then(unquoted).unwrap_or_else(|| command.to_owned())
+}
+
+/// What a shell makes of `word`, if it is one word without expansions outside quotes.
+fn unquoted(word: &str) -> Option<String> {
+    let mut out = String::with_capacity(word.len());
+    let mut quote = None;
+    let mut chars = word.chars();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Some(open), c) if c == open => quote = None,
+            (Some('"'), '\\') => match chars.next()? {
+                c @ ('"' | '\\' | '$' | '`') => out.push(c),
+                c => out.extend(['\\', c]),
+            },
+            (Some(_), c) => out.push(c),
+            (None, '\'' | '"') => quote = Some(c),
+            (None, '\\') => out.push(chars.next()?),
+            (None, c) if c.is_whitespace() => return None,
+            (None, c) => out.push(c),
+        }
+    }
+    quote.is_none().then_some(out)
 }
 
 /// What the beginning of a line too long to read tells: what kind of event it is, and of a message
@@ -310,7 +329,7 @@ fn skim(line: &[u8]) -> Option<CodexEvent> {
         "command_execution" => {
             let command = skimmed(rest, "command");
             Item::Command {
-                command: cut(without_shell(&command), MAX_TEXT),
+                command: cut(&without_shell(&command), MAX_TEXT),
                 output: cut(&skimmed(rest, "aggregated_output"), MAX_TEXT),
                 // They stand behind the part that was not kept.
                 exit_code: None,
@@ -429,6 +448,20 @@ mod tests {
         };
         assert!(text.starts_with("so \u{1f600} \u{1f600}") && text.len() < SKIMMED);
         assert_eq!(events[1..], [CodexEvent::TurnStarted]);
+    }
+
+    #[test]
+    fn the_shell_around_a_command_is_taken_off() {
+        for (command, want) in [
+            ("/bin/bash -lc 'exit 3'", "exit 3"),
+            ("/bin/bash -lc ls", "ls"),
+            (r#"/bin/bash -lc 'echo '"'a b' > f'\''s\""#, r#"/bin/bash -lc 'echo '"'a b' > f'\''s\""#),
+            (r#"/bin/bash -lc 'tr '"'\\\\0' x""#, r"tr '\\0' x"),
+            ("/bin/bash -lc 'a' b", "/bin/bash -lc 'a' b"),
+            ("python3 x.py", "python3 x.py"),
+        ] {
+            assert_eq!(without_shell(command), want);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use crate::config::{ContainerConfig, RunConfig};
+use crate::config::ContainerConfig;
 use crate::engine::{ContainerId, Engine, EngineError};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};

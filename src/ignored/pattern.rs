@@ -192,9 +192,8 @@ impl Wild<'_> {
             }
             let opens = first == start || self.pattern_at(first - 1) == b'/';
             let next = self.pattern_at(p);
-            let closes = next == 0
-                || next == b'/'
-                || (next == b'\\' && self.pattern_at(p + 1) == b'/');
+            let closes =
+                next == 0 || next == b'/' || (next == b'\\' && self.pattern_at(p + 1) == b'/');
             if self.by_component && opens && closes {
                 if next == b'/' && self.run(p + 1, t) == Outcome::Match {
                     return Err(Outcome::Match);

@@ -21,10 +21,10 @@ use crate::model::gateway::{Gateway, Traffic};
 use crate::pool::lease::Lease;
 use crate::pool::source::Pooled;
 use crate::pool::stats::{Phase, name};
-use crate::record::Record;
+use crate::record::{Record, Request};
 use crate::verdict::JobEnd;
 use crate::workspace::send::SendRules;
-use crate::workspace::{Snapshot, Workspace};
+use crate::workspace::{GitSent, Snapshot, Workspace};
 
 use super::call::{Mode, RunCall};
 use super::progress::ProgressSender;
@@ -81,8 +81,7 @@ pub(super) async fn run(
     let Prepared { record, .. } = prepared;
     let log_prompts = orchestrator.config.server.log_prompts;
     let whole = result.clone();
-    let recorded =
-        blocking(move || record.finish(&whole, &call, log_prompts).map_err(Failure::from)).await;
+    let recorded = blocking(move || record.finish(&whole, log_prompts)).await;
     if let Err(failure) = recorded {
         tracing::error!(%failure, "the result of a run could not be recorded");
     }
@@ -98,7 +97,7 @@ async fn prepare(orchestrator: &Orchestrator, call: &RunCall) -> Result<Prepared
     let call = call.clone();
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
-        let record = Record::create(&runs, &call, &workspace.path)?;
+        let record = Record::create(&runs, &Request::new(&call, &workspace.path))?;
         Ok::<_, Failure>(Prepared { workspace, gateway, record })
     })
     .await
@@ -227,8 +226,8 @@ impl Job<'_> {
         self.result.sent = Some(Sent { files: snapshot.files, bytes: snapshot.bytes, full: true });
         self.result.stayed_home =
             snapshot.stayed_home.iter().map(|stayed| stayed.path.clone()).collect();
-        if let Some(note) = snapshot.git.note() {
-            self.result.stayed_home.push(note);
+        if let GitSent::StayedHome(reason) = &snapshot.git {
+            self.result.stayed_home.push(format!(".git ({reason})"));
         }
         Ok(snapshot)
     }
@@ -269,7 +268,7 @@ impl Job<'_> {
             )
         };
         let mut run =
-            CodexRun::new(nonce, log(prepared.record.events())?, log(prepared.record.stderr())?);
+            CodexRun::new(nonce, log(prepared.record.events_jsonl())?, log(prepared.record.stderr_log())?);
         let began = Instant::now();
         let mut program = Running(keeper.spawn(request).await.map_err(keeper_failure)?);
         let traffic = std::sync::Arc::new(Traffic::default());

@@ -120,17 +120,19 @@ mod tests {
             base in proptest::option::of(base()), new in proptest::option::of(base()), now in now(),
         ) {
             let new = new.as_ref().map(as_new);
+            let is_base = match (&base, &now) {
+                (None, HostNow::Absent) => true,
+                (Some(base), HostNow::Node(now)) => same(base, now),
+                _ => false,
+            };
+            let is_new = match (&new, &now) {
+                (None, HostNow::Absent) => true,
+                (Some(new), HostNow::Node(now)) => new.same_as(now),
+                _ => false,
+            };
             match decide(base.as_ref(), new.as_ref(), &now) {
-                Decision::Apply => prop_assert!(match (&base, &now) {
-                    (None, HostNow::Absent) => true,
-                    (Some(base), HostNow::Node(now)) => same(base, now),
-                    _ => false,
-                }),
-                Decision::Nothing => prop_assert!(match (&new, &now) {
-                    (None, HostNow::Absent) => true,
-                    (Some(new), HostNow::Node(now)) => new.same_as(now),
-                    _ => false,
-                }),
+                Decision::Apply => prop_assert!(is_base),
+                Decision::Nothing => prop_assert!(is_new),
                 Decision::Conflict(_) => {}
             }
         }

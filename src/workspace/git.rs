@@ -21,8 +21,8 @@ use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
 
 use super::git_command::git;
 use super::git_config::GitConfig;
-use super::git_index::{Odd, Tracked};
-use super::{GitSent, Workspace, beneath};
+use super::git_index::Tracked;
+use super::{Workspace, beneath};
 use crate::ignored::Rules;
 
 mod made;
@@ -58,19 +58,6 @@ pub(super) enum Sent {
     None,
     StayedHome(String),
     Make(Box<Made>),
-}
-
-impl Sent {
-    /// As the snapshot tells it, before anything was sent.
-    pub(super) fn told(&self) -> GitSent {
-        match self {
-            Self::None => GitSent::None,
-            Self::StayedHome(why) => GitSent::StayedHome(why.clone()),
-            Self::Make(made) => {
-                GitSent::Made { files: 0, bytes: 0, index: made.index.is_some() }
-            }
-        }
-    }
 }
 
 impl Repository {
@@ -270,21 +257,11 @@ fn listed(root: BorrowedFd<'_>) -> Tracked {
 
 /// The patterns of `core.excludesFile`.
 fn global_excludes(config: &GitConfig) -> Vec<u8> {
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable =
+        |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let (home, xdg) = (variable("HOME"), variable("XDG_CONFIG_HOME"));
     config
         .excludes_file(home.as_deref(), xdg.as_deref())
         .and_then(|path| std::fs::read(path).ok())
         .unwrap_or_default()
-}
-
-impl std::fmt::Display for Odd {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unreadable => "cannot be read",
-            Self::Split => "is split",
-            Self::Sparse => "is sparse",
-            Self::Extension => "has an unknown extension",
-        })
-    }
 }

@@ -137,8 +137,12 @@ fn read_both(child: &mut Child, deadline: Instant) -> Result<(Vec<u8>, Vec<u8>),
     while output.is_some() || errors.is_some() {
         let (from_output, from_errors) = {
             let mut fds: Vec<PollFd<'_>> = Vec::with_capacity(2);
-            fds.extend(output.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
-            fds.extend(errors.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)));
+            fds.extend(
+                output.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)),
+            );
+            fds.extend(
+                errors.as_ref().map(|fd| PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::IN)),
+            );
             let left = deadline.checked_duration_since(Instant::now()).ok_or(Stop::Late)?;
             let left = Timespec::try_from(left).map_err(|_| Stop::Late)?;
             match poll(&mut fds, Some(&left)) {

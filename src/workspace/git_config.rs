@@ -11,8 +11,14 @@ const EMAIL: &str = "codex-runner@localhost";
 const CORE: [&str; 4] = ["filemode", "autocrlf", "eol", "safecrlf"];
 
 /// Extensions that a made `.git` can do without or that are known to the container's git.
-const EXTENSIONS: [&str; 6] =
-    ["noop", "objectformat", "preciousobjects", "refstorage", "relativeworktrees", "worktreeconfig"];
+const EXTENSIONS: [&str; 6] = [
+    "noop",
+    "objectformat",
+    "preciousobjects",
+    "refstorage",
+    "relativeworktrees",
+    "worktreeconfig",
+];
 
 /// The values of `git config -z --list`, the last of each key.
 #[derive(Clone, Debug, Default)]
@@ -133,9 +139,7 @@ impl GitConfig {
                 let (branch, key) = key.strip_prefix("branch.")?.rsplit_once('.')?;
                 let plain = match key {
                     "merge" => value.starts_with("refs/"),
-                    "remote" => {
-                        !value.contains([':', '/', '@', '\\']) || self.has_remote(value)
-                    }
+                    "remote" => !value.contains([':', '/', '@', '\\']) || self.has_remote(value),
                     _ => false,
                 };
                 plain.then_some((branch, key, &**value))
@@ -152,10 +156,7 @@ impl GitConfig {
 }
 
 fn is_true(value: Option<&str>) -> bool {
-    matches!(
-        value.map(str::to_ascii_lowercase).as_deref(),
-        Some("true" | "yes" | "on" | "1")
-    )
+    matches!(value.map(str::to_ascii_lowercase).as_deref(), Some("true" | "yes" | "on" | "1"))
 }
 
 /// A value as git's config syntax quotes it.
@@ -215,7 +216,9 @@ mod tests {
         ] {
             assert!(GitConfig::parse(listing).odd().is_some(), "{listing:?}");
         }
-        for listing in [&b""[..], b"extensions.objectformat\nsha256\0extensions.worktreeconfig\ntrue\0"] {
+        for listing in
+            [&b""[..], b"extensions.objectformat\nsha256\0extensions.worktreeconfig\ntrue\0"]
+        {
             assert_eq!(GitConfig::parse(listing).odd(), None);
         }
     }

@@ -38,7 +38,7 @@ impl Host {
     ///
     /// `ELOOP` or `ENOTDIR` where something on the way is a link or a file.
     pub fn directory(&self, path: Option<&RelPath>) -> Result<OwnedFd, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Some(path) = path else {
             return openat(&*self.root, ".", flags, Mode::empty());
         };
@@ -57,7 +57,16 @@ impl Host {
     fn walk(&self, path: &RelPath, flags: OFlags) -> Result<OwnedFd, Errno> {
         let mut at = openat(&*self.root, ".", flags, Mode::empty())?;
         for name in path.components() {
-            at = openat(&at, name, flags, Mode::empty())?;
+            at = match openat(&at, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
+                Err(Errno::NOTDIR) => {
+                    let stat = statat(&at, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                    return Err(match FileType::from_raw_mode(stat.st_mode) {
+                        FileType::Symlink => Errno::LOOP,
+                        _ => Errno::NOTDIR,
+                    });
+                }
+                opened => opened?,
+            };
         }
         Ok(at)
     }
@@ -247,6 +256,36 @@ pub(super) fn hash(file: &mut impl Read, sink: &mut dyn Write) -> io::Result<(u6
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::workspace::fixture::{Place, file, path, tree};
+
+    #[test]
+    fn no_way_leads_over_a_link_with_openat2_or_without() {
+        let place = Place::new(&tree([("d/e/f", file("x")), ("g", file("x"))]));
+        symlink("d", place.at("inside")).unwrap();
+        symlink("/", place.at("outside")).unwrap();
+        let host = Host::of(&place.workspace);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        for (name, outcome) in [
+            ("d/e", None),
+            ("inside", Some(Errno::LOOP)),
+            ("inside/e", Some(Errno::LOOP)),
+            ("outside", Some(Errno::LOOP)),
+            ("outside/etc", Some(Errno::LOOP)),
+            ("g", Some(Errno::NOTDIR)),
+            ("g/x", Some(Errno::NOTDIR)),
+            ("none", Some(Errno::NOENT)),
+        ] {
+            assert_eq!(host.directory(Some(&path(name))).err(), outcome, "{name}");
+            assert_eq!(host.walk(&path(name), flags).err(), outcome, "{name}");
         }
     }
 }

@@ -171,7 +171,9 @@ pub enum RootError {
     #[error("working_dir {0:?} leads out of the workspace by a link; give a path that stays in it")]
     WorkingDirLink(String),
     /// `working_dir` cannot be read.
-    #[error("working_dir {path:?} cannot be read ({source}); give this user read and search permission on it")]
+    #[error(
+        "working_dir {path:?} cannot be read ({source}); give this user read and search permission on it"
+    )]
     WorkingDirUnreadable {
         /// As given.
         path: String,
@@ -224,7 +226,9 @@ impl Roots {
         home: &Path,
     ) -> Self {
         let variable = |name: &'static str| {
-            lookup(name).filter(|value| !value.is_empty()).map(|value| (Origin::Variable(name), value.into()))
+            lookup(name)
+                .filter(|value| !value.is_empty())
+                .map(|value| (Origin::Variable(name), value.into()))
         };
         let configured = (!config.path.as_os_str().is_empty()).then(|| config.path.clone());
         let (origin, path) = flag
@@ -374,9 +378,11 @@ fn open(path: &Path) -> Result<(OwnedFd, WorkspaceKey, PathBuf), RootError> {
     };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     for _ in 0..OPEN_TRIES {
-        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+        let root =
+            rustix::fs::open(path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
         // Reading names and searching are two permissions.
-        openat(&root, c".", beneath::DIRECTORY, Mode::empty()).map_err(|error| fail(error.into()))?;
+        openat(&root, c".", beneath::DIRECTORY, Mode::empty())
+            .map_err(|error| fail(error.into()))?;
         let key = key_of(&fstat(&root).map_err(|error| fail(error.into()))?);
         let found = path.canonicalize().map_err(fail)?;
         if is(&found, key) {
@@ -430,3 +436,6 @@ pub fn open_unchecked(path: &Path) -> Result<Workspace, RootError> {
     debug_assert!(root.as_fd().try_clone_to_owned().is_ok());
     Ok(Workspace { path, root: Arc::new(root), working_dir: None, key, exclude: Vec::new() })
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,8 @@ pub(super) fn select(
     repository: &Repository,
 ) -> Result<Selection, SendError> {
     let always = Rules::new(&[rules.exclude.join("\n")]);
-    let mut walk = Walk { workspace, rules, repository, always, selection: Selection::default(), named: None };
+    let mut walk =
+        Walk { workspace, rules, repository, always, selection: Selection::default(), named: None };
     let scope = Scope {
         base: Vec::new(),
         prefix: &repository.prefix,
@@ -214,7 +215,11 @@ impl<'a> Walk<'a> {
             Ok(stat) => stat,
             Err(error) => {
                 let error = io::Error::from(error);
-                return if is_gone(&error) { Ok(()) } else { Err(SendError::unreadable(&path, error)) };
+                return if is_gone(&error) {
+                    Ok(())
+                } else {
+                    Err(SendError::unreadable(&path, error))
+                };
             }
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -236,7 +241,8 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         let inside = frame.scope.path(&path);
-        let ignored = frame.tracked_only.is_some() || frame.ignored.is_ignored(&inside, is_directory);
+        let ignored =
+            frame.tracked_only.is_some() || frame.ignored.is_ignored(&inside, is_directory);
         let ignored = ignored && self.rules.ignored != Ignored::All;
         if is_directory {
             let mut tracked_only = frame.tracked_only.clone();

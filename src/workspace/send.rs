@@ -122,7 +122,9 @@ pub enum SendError {
     #[error("git is repacking the workspace's objects; call again when it is done ({0})")]
     Repacking(String),
     /// `working_dir` is among what stays home.
-    #[error("working_dir {0} stays home, because git ignores it or a setting excludes it; give another one")]
+    #[error(
+        "working_dir {0} stays home, because git ignores it or a setting excludes it; give another one"
+    )]
     WorkingDirStaysHome(RelPath),
     /// The stream did not take it.
     #[error("the workspace could not be written to the container ({0})")]

@@ -47,9 +47,8 @@ fn find(dir: &Path, depth: u32) -> Option<PathBuf> {
 /// Model, gateway, CODEX_HOME and a workspace.
 pub struct Bench {
     pub model: ScriptedModel,
-    pub gateway: Gateway,
     pub traffic: Arc<Traffic>,
-    pub address: std::net::SocketAddr,
+    address: std::net::SocketAddr,
     dir: tempfile::TempDir,
     _serving: AbortOnDropHandle<()>,
 }
@@ -83,7 +82,7 @@ impl Bench {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn({
-            let (gateway, traffic) = (gateway.clone(), traffic.clone());
+            let traffic = traffic.clone();
             async move {
                 let mut connections = tokio::task::JoinSet::new();
                 while let Ok((stream, _)) = listener.accept().await {
@@ -99,7 +98,7 @@ impl Bench {
         let config = CONFIG.replace("127.0.0.1:8787", &address.to_string());
         std::fs::write(dir.path().join("home/config.toml"), config).unwrap();
         let serving = AbortOnDropHandle::new(serving);
-        Self { model, gateway, traffic, address, dir, _serving: serving }
+        Self { model, traffic, address, dir, _serving: serving }
     }
 
     /// The workspace.
@@ -145,7 +144,12 @@ impl Bench {
         let outcome = run.outcome();
         let mut log = log;
         std::io::Seek::rewind(&mut log).unwrap();
-        let jsonl = std::io::read_to_string(log).unwrap().replace(&app, WORKSPACE);
+        let bin = binary.parent().unwrap().to_str().unwrap();
+        let jsonl = std::io::read_to_string(log)
+            .unwrap()
+            .replace(&app, WORKSPACE)
+            .replace(bin, "/opt/codex/bin")
+            .replace(&self.address.to_string(), "127.0.0.1:8787");
         let first = self.traffic.report().first_request;
         let first_request = first.map(|at| at.duration_since(spawned));
         Ran { outcome, events, jsonl, first_request, took }

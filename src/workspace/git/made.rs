@@ -69,10 +69,8 @@ impl Made {
             .map_err(|_| unreadable("objects"))?;
         let mut objects = vec![own];
         add_alternates(&mut objects, 0, ALTERNATES_DEPTH)?;
-        let mut small = vec![
-            (b"HEAD".to_vec(), head),
-            (b"config".to_vec(), config.made().into_bytes()),
-        ];
+        let mut small =
+            vec![(b"HEAD".to_vec(), head), (b"config".to_vec(), config.made().into_bytes())];
         small.extend(written_refs(refs, digits)?);
         if let Some(shallow) = small_file("shallow")? {
             small.push((b"shallow".to_vec(), shallow));
@@ -89,7 +87,16 @@ impl Made {
 
     /// Directories of the made `.git`, below it, parents first.
     pub(in crate::workspace) fn directories(&self) -> Vec<Vec<u8>> {
-        let always = ["", "info", "objects", "objects/info", "objects/pack", "refs", "refs/heads", "refs/tags"];
+        let always = [
+            "",
+            "info",
+            "objects",
+            "objects/info",
+            "objects/pack",
+            "refs",
+            "refs/heads",
+            "refs/tags",
+        ];
         let mut all: Vec<Vec<u8>> = always.iter().map(|path| path.as_bytes().to_vec()).collect();
         for (path, _) in &self.small {
             let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
@@ -231,7 +238,8 @@ fn list(
             if !wanted {
                 continue;
             }
-            let Ok(stat) = statat(&inner, OsStr::from_bytes(&file), AtFlags::SYMLINK_NOFOLLOW) else {
+            let Ok(stat) = statat(&inner, OsStr::from_bytes(&file), AtFlags::SYMLINK_NOFOLLOW)
+            else {
                 continue;
             };
             if FileType::from_raw_mode(stat.st_mode).is_file() {
