@@ -1,6 +1,6 @@
 //! The commands, one file each.
 //!
-//! A command gives data to [`out`] and an [`Outcome`] to `main`, which alone knows exit codes. With
+//! A command gives data to `out` and an [`Outcome`] to `main`, which alone knows exit codes. With
 //! `serve` stdout belongs to the protocol, so nothing is printed there.
 
 mod client_config;
