@@ -1,6 +1,6 @@
 //! The commands, one file each.
 //!
-//! A command gives data to [`out`] and an [`Outcome`] to `main`, which alone knows exit codes. With
+//! A command gives data to `out` and an [`Outcome`] to `main`, which alone knows exit codes. With
 //! `serve` stdout belongs to the protocol, so nothing is printed there.
 
 mod client_config;
@@ -18,11 +18,10 @@ mod runs;
 mod serve;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{ConfigError, Loaded, Overrides, Paths};
+use crate::config::{ConfigError, Loaded, Lookup, Overrides, Paths};
 use crate::failure::{ErrorKind, Failure};
 
 /// Runs OpenAI's Codex CLI in isolated containers that are already waiting, for any MCP client.
@@ -139,7 +138,7 @@ pub struct Context {
     /// Where things are.
     pub paths: Paths,
     /// The environment.
-    pub lookup: Arc<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub lookup: Lookup,
     /// `--workspace`, if the command has it.
     pub workspace: Option<PathBuf>,
 }
@@ -189,7 +188,10 @@ impl Command {
     /// # Errors
     ///
     /// One sentence for stderr.
-    pub async fn execute_without_settings(self, config: Option<PathBuf>) -> Result<Outcome, Stopped> {
+    pub async fn execute_without_settings(
+        self,
+        config: Option<PathBuf>,
+    ) -> Result<Outcome, Stopped> {
         match self {
             Self::ClientConfig(arguments) => client_config::execute(&arguments, config.as_deref()),
             Self::Image(command) => image::execute(command).await,

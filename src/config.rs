@@ -34,6 +34,9 @@ pub use self::workspace::{Ignored, WorkspaceConfig};
 /// The reference of every key, with its default.
 pub const DEFAULT_TOML: &str = include_str!("../config/default.toml");
 
+/// Gives a variable of the environment that the program was started in.
+pub type Lookup = std::sync::Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// All settings, checked.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -71,7 +71,9 @@ fn start(cli: Cli) -> Result<Outcome, Stopped> {
 
 /// Logs go to stderr; a command that a person looks at logs only what went wrong.
 fn start_log(config: &ServerConfig, whole: bool) {
-    let filter = if whole { EnvFilter::new(&config.log) } else { EnvFilter::new("error") };
+    // The protocol library tells every client's particulars; who wants that can still ask for it.
+    let filter = if whole { format!("rmcp=warn,{}", config.log) } else { "error".to_owned() };
+    let filter = EnvFilter::new(filter);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => builder.with_ansi(false).init(),

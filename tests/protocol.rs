@@ -1,5 +1,7 @@
 //! The MCP server from the outside, over streams in memory, with jobs that do nothing real.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +12,8 @@ use mcp_codex_orchestrator::failure::{ErrorKind, Failure};
 use mcp_codex_orchestrator::job::call::{ApplyCall, DiffCall, RunCall};
 use mcp_codex_orchestrator::job::progress::ProgressSender;
 use mcp_codex_orchestrator::job::result::{ApplyReport, ChangesState, DiffPage, RunResult};
-use mcp_codex_orchestrator::job::status::PoolStatus;
 use mcp_codex_orchestrator::mcp::Jobs;
+use mcp_codex_orchestrator::pool::status::PoolStatus;
 use mcp_codex_orchestrator::server;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};

@@ -37,10 +37,7 @@ const KEY: &str = "OPENAI_API_KEY";
 /// More than the longest run may take, in the units that clients want.
 const CALL_SECONDS: u64 = 3900;
 
-pub(super) fn execute(
-    arguments: &Arguments,
-    config: Option<&Path>,
-) -> Result<Outcome, Stopped> {
+pub(super) fn execute(arguments: &Arguments, config: Option<&Path>) -> Result<Outcome, Stopped> {
     let program = std::env::current_exe()
         .map_err(|error| Stopped::failed(format!("the program's own path is unknown: {error}")))?;
     let config = match config.map(std::path::absolute).transpose() {

@@ -10,9 +10,6 @@ pub struct Arguments {
     pub json: bool,
 }
 
-pub(super) async fn execute(
-    _arguments: Arguments,
-    _context: &Context,
-) -> Result<Outcome, Stopped> {
+pub(super) async fn execute(_arguments: Arguments, _context: &Context) -> Result<Outcome, Stopped> {
     Err(Stopped::failed("this build has no demo"))
 }

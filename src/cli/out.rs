@@ -24,7 +24,9 @@ pub(super) fn text(text: &str) -> Result<Outcome, Stopped> {
 pub(super) fn json<T: Serialize>(value: &T) -> Result<Outcome, Stopped> {
     match serde_json::to_string_pretty(value) {
         Ok(json) => text(&json),
-        Err(error) => Err(Stopped::failed(format!("the answer cannot be written as JSON: {error}"))),
+        Err(error) => {
+            Err(Stopped::failed(format!("the answer cannot be written as JSON: {error}")))
+        }
     }
 }
 

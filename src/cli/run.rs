@@ -99,10 +99,7 @@ fn read_stdin() -> Result<String, Failure> {
     Ok(text)
 }
 
-pub(super) async fn execute(
-    arguments: Arguments,
-    context: &Context,
-) -> Result<Outcome, Stopped> {
+pub(super) async fn execute(arguments: Arguments, context: &Context) -> Result<Outcome, Stopped> {
     let json = arguments.json;
     let call = arguments.into_call(context)?;
     let cancel = CancellationToken::new();

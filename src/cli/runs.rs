@@ -60,11 +60,9 @@ pub(super) async fn execute(command: Command, context: &Context) -> Result<Outco
             let record = find(&run_id, context)?;
             match record.result().map_err(failed)? {
                 Some(result) if json => out::json(&result),
-                Some(result) => out::text(&format!(
-                    "{}\n{}",
-                    result.text(),
-                    record.folder().display()
-                )),
+                Some(result) => {
+                    out::text(&format!("{}\n{}", result.text(), record.folder().display()))
+                }
                 None => Err(Stopped::failed(format!(
                     "run {} has not ended, or its server was killed; its folder is {}",
                     record.id(),

@@ -283,7 +283,7 @@ mod tests {
     use crate::container;
 
     fn spec() -> ContainerSpec {
-        let config = crate::container::tests_config();
+        let config = crate::config::load(&Default::default(), |_| None).unwrap().config.container;
         container::spec(&config, "me", jiff::Timestamp::UNIX_EPOCH)
     }
 
