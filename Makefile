@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench image lint engine build
 
-VENV := $(CURDIR)/target/venv
+VENV := target/venv
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -12,7 +12,7 @@ demo: engine image ## Watch an MCP client call codex_run: real Codex, scripted m
 	cargo run --release --quiet -- demo
 
 test: engine image $(VENV)/.installed ## Run all tests; fails if one was left out
-	CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_TESTS_PYTHON=$(VENV)/bin/python cargo test
+	CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_TESTS_PYTHON="$(CURDIR)/$(VENV)/bin/python" cargo test
 
 bench: engine image ## Measure against bare Codex and against a container for each run
 	cargo bench
