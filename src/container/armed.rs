@@ -155,7 +155,7 @@ impl Source for Starter {
 }
 
 /// The kind under which a caller knows an engine's error.
-pub fn engine_failure(error: EngineError) -> Failure {
+fn engine_failure(error: EngineError) -> Failure {
     let kind = match &error {
         EngineError::ImageMissing { .. } => ErrorKind::ImageMissing,
         EngineError::Unavailable { .. } | EngineError::Unsupported(_) => {

@@ -1,8 +1,9 @@
 //! What becomes of the changes of a run: kept in its folder always, applied if they may be; and
 //! the calls that come back for them later.
 
+use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
@@ -19,7 +20,7 @@ use super::result::{
 use super::{LOCK_TIMEOUT, Orchestrator, blocking};
 
 /// Bytes of a page of a diff; a client's limit for one answer is a few times that.
-const PAGE_BYTES: usize = 24 * 1024;
+const PAGE_BYTES: u64 = 24 * 1024;
 
 /// What became of a change set.
 #[derive(Debug)]
@@ -48,7 +49,8 @@ pub(super) async fn keep_and_apply(
     let state = orchestrator.places.state.clone();
     blocking(move || {
         files.save(&set)?;
-        diff::write(&workspace, &set, &files.changes_tar, &files.diff_patch)
+        File::create(&files.diff_patch)
+            .and_then(|to| diff::patch(&workspace, &set, &files.changes_tar, to))
             .map_err(|error| not_recorded(&error))?;
         let applied = if wanted {
             apply_locked(&workspace, &mut set, &files, &state)?
@@ -89,19 +91,26 @@ pub(super) async fn diff(
         let files = Files::of(&record);
         let set = files.load()?;
         let wanted = parse_paths(&call.paths)?;
-        let page = diff::page(&files.diff_patch, &wanted, call.page, PAGE_BYTES)
-            .map_err(|error| not_read(&error))?;
-        if call.page > page.pages.max(1) {
+        let number = call.page as u64;
+        let page = if !files.diff_patch.exists() {
+            diff::Page { text: String::new(), pages: 1 }
+        } else if wanted.is_empty() {
+            diff::page(&files.diff_patch, number - 1, PAGE_BYTES).map_err(|e| not_read(&e))?
+        } else {
+            diff::page_of(&files.diff_patch, &wanted, number - 1, PAGE_BYTES)
+                .map_err(|e| not_read(&e))?
+        };
+        if number > page.pages {
             return Err(Failure::new(
                 ErrorKind::InvalidArgument,
-                format!("page {} does not exist; the diff has {} pages", call.page, page.pages.max(1)),
+                format!("page {number} does not exist; the diff has {} pages", page.pages),
             ));
         }
         Ok(DiffPage {
             run_id: call.run_id,
             changes_state: state(&set),
-            page: call.page as u64,
-            pages: page.pages.max(1) as u64,
+            page: number,
+            pages: page.pages,
             diff: page.text,
         })
     })
@@ -177,9 +186,9 @@ pub(super) async fn apply_held(
 
 /// Where the parts of a change set are in a run's folder.
 struct Files {
-    changes_json: std::path::PathBuf,
-    changes_tar: std::path::PathBuf,
-    diff_patch: std::path::PathBuf,
+    changes_json: PathBuf,
+    changes_tar: PathBuf,
+    diff_patch: PathBuf,
 }
 
 impl Files {

@@ -5,7 +5,7 @@
 //! hand unawares. Lines that begin with `#` are comments; git passes over them.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::NodeKind;
 use super::Workspace;
 use super::change::{BaseNode, Change, ChangeKind, ChangeSet, ContentHash, Hold, NewNode};
 use super::host::Host;
+use crate::path::RelPath;
 
 /// Files over this size are named and not compared line by line; two of them are in memory.
 const MAX_TEXT: u64 = 1024 * 1024;
@@ -73,6 +74,60 @@ pub fn page(file: &Path, page: u64, page_bytes: u64) -> io::Result<Page> {
     let mut bytes = Vec::new();
     file.take(end.saturating_sub(start)).read_to_end(&mut bytes)?;
     Ok(Page { text: String::from_utf8_lossy(&bytes).into_owned(), pages })
+}
+
+/// As [`page`], of the sections for `paths` alone: a path stands for itself and what lies in it.
+/// Reads the whole file for every page.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn page_of(
+    file: &Path,
+    paths: &[RelPath],
+    wanted_page: u64,
+    page_bytes: u64,
+) -> io::Result<Page> {
+    let mut file = BufReader::new(File::open(file)?);
+    let page_bytes = page_bytes.max(1);
+    let (mut text, mut line, mut at, mut inside) = (Vec::new(), Vec::new(), 0, false);
+    while file.read_until(b'\n', &mut line)? > 0 {
+        let shown = match line.strip_prefix(b"diff --git ") {
+            Some(names) => {
+                inside = named(names).is_some_and(|name| paths.iter().any(|p| name.is_within(p)));
+                inside
+            }
+            // In a hunk every line has a sign, so this is a comment of ours.
+            None if line.starts_with(b"# ") => inside || comments_on(&line, paths),
+            None => inside,
+        };
+        if shown {
+            if at / page_bytes == wanted_page {
+                text.extend_from_slice(&line);
+            }
+            at += line.len() as u64;
+        }
+        line.clear();
+    }
+    let pages = at.div_ceil(page_bytes).max(1);
+    Ok(Page { text: String::from_utf8_lossy(&text).into_owned(), pages })
+}
+
+/// The path in `a/path b/path`, the two of which are equally long.
+fn named(names: &[u8]) -> Option<RelPath> {
+    let names = names.trim_ascii_end();
+    let name = std::str::from_utf8(names.get(..names.len().checked_sub(1)? / 2)?).ok()?;
+    let path = RelPath::parse(name).ok()?;
+    RelPath::new(path.as_bytes().strip_prefix(b"a/")?).ok()
+}
+
+/// Whether a comment is about one of the paths.
+fn comments_on(line: &[u8], paths: &[RelPath]) -> bool {
+    let line = String::from_utf8_lossy(line);
+    let about = line.trim_start_matches("# ").trim_start_matches("directory ");
+    paths.iter().any(|path| {
+        about.strip_prefix(&path.to_string()).is_some_and(|rest| rest.starts_with([' ', '/']))
+    })
 }
 
 /// The first beginning of a line at `at` or after it, at most a page further; else `at`.
