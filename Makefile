@@ -1,9 +1,8 @@
 # What people and CI type. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench image lint engine build python-test
+.PHONY: help demo test bench image lint engine build
 
-PYTHON_TESTS := $(wildcard tests/*.py)
 VENV := target/venv
 
 help: ## List the targets
@@ -12,9 +11,8 @@ help: ## List the targets
 demo: engine image ## Watch an MCP client call codex_run: real Codex, scripted model, no key needed
 	cargo run --release --quiet -- demo
 
-test: engine image ## Run all tests; fails if a test was left out for want of an engine
-	CODEX_TESTS_REQUIRE_ENGINE=1 cargo test
-	@$(MAKE) --no-print-directory python-test
+test: engine image $(VENV)/.installed ## Run all tests; fails if one was left out
+	CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_TESTS_PYTHON="$(CURDIR)/$(VENV)/bin/python" cargo test
 
 bench: engine image ## Measure against bare Codex and against a container for each run
 	cargo bench
@@ -33,15 +31,8 @@ lint: ## Formatting and clippy, of the host's and of the keeper's half
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features --lib --bin codex-keeper -- -D warnings
 
-# Through the official Python SDK: the server as a foreign client sees it.
-python-test:
-ifneq ($(PYTHON_TESTS),)
-python-test: $(VENV)/.installed
-	cargo build
-	set -e; for test in $(PYTHON_TESTS); do echo "$$test"; CODEX_TESTS_REQUIRE_ENGINE=1 $(VENV)/bin/python "$$test"; done
-
-$(VENV)/.installed: tests/requirements.txt
+# One test is the official Python SDK as the client.
+$(VENV)/.installed: tests/python/requirements.txt
 	python3 -m venv --clear $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
-endif

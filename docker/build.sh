@@ -293,6 +293,7 @@ arguments=(--tag "$image" --build-arg "BASE=$base" --file "$context/Dockerfile")
 [ "$base" != "$bootstrapped" ] || arguments+=(--network none)
 ! $force || arguments+=(--no-cache)
 say "building $image on $base with the $builder builder"
+old=$("$docker" image inspect --format '{{.Id}}' "$image" 2>/dev/null || true)
 log=$cache/build.log
 if ! DOCKER_BUILDKIT=$([ "$builder" = buildkit ] && echo 1 || echo 0) \
   "$docker" build "${arguments[@]}" "$context" </dev/null >"$log" 2>&1; then
@@ -312,5 +313,8 @@ told=$("$docker" run --rm --network none "$image" codex --version </dev/null) ||
   ! readelf -l /usr/local/bin/codex-keeper 2>/dev/null | grep INTERP
 ' </dev/null || die "$image lacks a static keeper, the template or a part of Codex"
 is_fresh || die "$image does not carry the label of its inputs"
+# What was built before would only take space; the engine refuses where something still uses it.
+new=$("$docker" image inspect --format '{{.Id}}' "$image")
+[ -z "$old" ] || [ "$old" = "$new" ] || "$docker" image rm "$old" >/dev/null 2>&1 || true
 size=$("$docker" image inspect --format '{{.Size}}' "$image")
 say "$image is ready: Codex $version, protocol $protocol, $((size / 1000000)) MB, $((SECONDS - started)) s"
