@@ -11,7 +11,7 @@ use crate::model::redact::{REDACTED, redact};
 const KEY: &str = "OPENAI_API_KEY";
 
 /// What the gateway adds to a request, or nothing. Its `Debug` shows only where it came from.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
     secret: Option<String>,
     source: Source,
