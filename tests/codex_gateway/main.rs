@@ -181,7 +181,7 @@ async fn a_silent_model_is_silence_until_the_run_is_ended() {
 async fn a_stream_that_stalls_is_begun_again_and_then_given_up() {
     let Some(binary) = codex_binary() else { return };
     let bench = Bench::start(Script::builtin()).await;
-    bench.configure("stream_idle_timeout_ms = 120000", "stream_idle_timeout_ms = 300");
+    bench.configure("stream_idle_timeout_ms = 300000", "stream_idle_timeout_ms = 300");
     // An answer that never begins would be waited for until the run's own deadline.
     let ran = bench.run(&binary, &command("[hang]", None)).await;
     record("hang", &ran);
