@@ -221,3 +221,17 @@ async fn from_spawn_to_the_first_request() {
         println!("gateway {through_gateway}: {:?} {:?} {:?}", first[0], first[7], first[14]);
     }
 }
+
+#[tokio::test]
+async fn a_thread_that_is_compacted_stays_on_the_same_path() {
+    let Some(binary) = codex_binary() else { return };
+    let bench = Bench::start(Script::builtin()).await;
+    let compact = "model_auto_compact_token_limit = 1000\nmodel_provider =";
+    bench.configure("model_provider =", compact);
+    let ran = bench.run(&binary, &command(HELLO, None)).await;
+    judge(&ran.outcome).unwrap();
+    let requests = bench.model.requests();
+    assert!(requests.iter().any(|r| r.prompt.contains("CONTEXT CHECKPOINT COMPACTION")));
+    assert!(requests.iter().all(|r| (r.path.as_str(), r.status) == ("/v1/responses", 200)));
+    assert_eq!(bench.traffic.report().denied_total, 0);
+}
