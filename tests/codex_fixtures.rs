@@ -1,6 +1,8 @@
 //! What Codex 0.169.0 printed in real runs (`tests/codex_gateway` records it), judged without it.
 
 #![allow(missing_docs)]
+// Helpers of tests, which clippy does not take for tests.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 
@@ -67,6 +69,7 @@ async fn each_recorded_run_is_judged_as_what_it_was() {
         ("quota", 1, Some((CodexFailed, "quota"))),
         ("context", 1, Some((CodexFailed, "larger one"))),
         ("drop", 1, Some((CodexFailed, "broke off"))),
+        ("hang", 1, Some((CodexFailed, "broke off"))),
         ("unreachable", 1, Some((CodexFailed, "cannot be reached"))),
     ] {
         let (outcome, _) = replay(&fixture(name), "", exit(code)).await;

@@ -206,7 +206,9 @@ fn event(value: &Value) -> Option<CodexEvent> {
     let kind = value.as_object()?.get("type")?.as_str()?;
     let item = &value["item"];
     let phase = match kind {
-        "thread.started" => return Some(CodexEvent::ThreadStarted { id: text(&value["thread_id"]) }),
+        "thread.started" => {
+            return Some(CodexEvent::ThreadStarted { id: text(&value["thread_id"]) });
+        }
         "turn.started" => return Some(CodexEvent::TurnStarted),
         "turn.completed" => {
             return Some(CodexEvent::TurnCompleted { usage: usage(&value["usage"]) });
@@ -316,9 +318,13 @@ fn skim(line: &[u8]) -> Option<CodexEvent> {
         "item.started" => Phase::Started,
         "item.updated" => Phase::Updated,
         "item.completed" => Phase::Completed,
-        "error" => return Some(CodexEvent::Error { message: cut(&skimmed(rest, "message"), MAX_TEXT) }),
+        "error" => {
+            return Some(CodexEvent::Error { message: cut(&skimmed(rest, "message"), MAX_TEXT) });
+        }
         "turn.failed" => {
-            return Some(CodexEvent::TurnFailed { message: cut(&skimmed(rest, "message"), MAX_TEXT) });
+            return Some(CodexEvent::TurnFailed {
+                message: cut(&skimmed(rest, "message"), MAX_TEXT),
+            });
         }
         other => return Some(CodexEvent::Unknown { kind: cut(other, 100) }),
     };
@@ -388,9 +394,12 @@ mod tests {
         prop_oneof![
             proptest::collection::vec(any::<u8>(), 0..40),
             Just(br#"{"type":"turn.completed","usage":{"input_tokens":5}}"#.to_vec()),
-            Just(br#"{"type":"item.completed","item":{"type":"agent_message","text":"x"}}"#.to_vec()),
+            Just(
+                br#"{"type":"item.completed","item":{"type":"agent_message","text":"x"}}"#.to_vec()
+            ),
             Just(br#"{"type":"item.started","item":{"type":"file_change","changes":7}}"#.to_vec()),
-            "\\{\"type\":\"[a-z.]{0,12}\",\"item\":[0-9\\[\\{\\}\\]]{0,4}\\}".prop_map(String::into_bytes),
+            "\\{\"type\":\"[a-z.]{0,12}\",\"item\":[0-9\\[\\{\\}\\]]{0,4}\\}"
+                .prop_map(String::into_bytes),
         ]
     }
 
@@ -455,7 +464,10 @@ mod tests {
         for (command, want) in [
             ("/bin/bash -lc 'exit 3'", "exit 3"),
             ("/bin/bash -lc ls", "ls"),
-            (r#"/bin/bash -lc 'echo '"'a b' > f'\''s\""#, r#"/bin/bash -lc 'echo '"'a b' > f'\''s\""#),
+            (
+                r#"/bin/bash -lc 'echo '"'a b' > f'\''s\""#,
+                r#"/bin/bash -lc 'echo '"'a b' > f'\''s\""#,
+            ),
             (r#"/bin/bash -lc 'tr '"'\\\\0' x""#, r"tr '\\0' x"),
             ("/bin/bash -lc 'a' b", "/bin/bash -lc 'a' b"),
             ("python3 x.py", "python3 x.py"),
@@ -470,7 +482,8 @@ mod tests {
             r#"{{"type":"item.completed","item":{{"id":"i","type":"command_execution","command":"/bin/bash -lc 'yes \"a\"'","aggregated_output":"{}","exit_code":0,"status":"completed"}}}}"#,
             "y".repeat(MAX_LINE)
         );
-        let CodexEvent::Item { item: Item::Command { command, output, .. }, .. } = one(&line) else {
+        let CodexEvent::Item { item: Item::Command { command, output, .. }, .. } = one(&line)
+        else {
             panic!("no command")
         };
         assert_eq!(command, "yes \"a\"");

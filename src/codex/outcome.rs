@@ -22,7 +22,9 @@ use crate::model::redact;
 const MAX_ERROR: usize = 500;
 
 /// Tokens that a run used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub struct Usage {
     /// All input.
     pub input_tokens: u64,
@@ -197,7 +199,14 @@ const TOLD: &[(&[&str], &str)] = &[
         "the model provider limits the rate of requests; wait and call again",
     ),
     (
-        &["500 internal", "503 service", "504 gateway", "server_error", "high demand", "overloaded"],
+        &[
+            "500 internal",
+            "503 service",
+            "504 gateway",
+            "server_error",
+            "high demand",
+            "overloaded",
+        ],
         "the model provider has a failure of its own; call again later",
     ),
 ];
@@ -221,5 +230,7 @@ fn provider_message(error: &str) -> String {
 
 fn last_line(stderr: &str) -> String {
     let last = stderr.lines().rev().map(str::trim).find(|line| !line.is_empty());
-    last.map_or_else(String::new, |line| format!("; it said last: {}", redact(&cut(line, MAX_ERROR))))
+    last.map_or_else(String::new, |line| {
+        format!("; it said last: {}", redact(&cut(line, MAX_ERROR)))
+    })
 }

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn a_key_in_an_error_is_not_shown() {
-        let event = CodexEvent::Error { message: "Reconnecting... 1/5 (bad key sk-abcdefgh)".into() };
+        let event =
+            CodexEvent::Error { message: "Reconnecting... 1/5 (bad key sk-abcdefgh)".into() };
         let want = "Reconnecting to the model: 1/5 (bad key [redacted])";
         assert_eq!(line(&event).unwrap(), want);
     }

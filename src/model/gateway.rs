@@ -70,10 +70,7 @@ struct Inner {
 /// Why there is no gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
-    /// `model.base_url` is no URL.
-    #[error("model.base_url {0:?} is no URL; write it like \"https://api.openai.com/v1\"")]
-    NoUrl(String),
-    /// `model.base_url` has what it may not have. The value may hold a secret and is not shown.
+    /// `model.base_url` cannot be used. The value may hold a secret and is not shown.
     #[error("model.base_url {0}; write it like \"https://api.openai.com/v1\"")]
     Refused(&'static str),
     /// The client for HTTPS could not be made.
@@ -273,7 +270,8 @@ impl Inner {
             traffic.came_back(text.len());
             whole(text.into())
         } else {
-            let stream = Counted { stream: Box::pin(answer.bytes_stream()), traffic: traffic.clone() };
+            let stream =
+                Counted { stream: Box::pin(answer.bytes_stream()), traffic: traffic.clone() };
             BodyExt::boxed_unsync(StreamBody::new(stream))
         };
         let mut response = Response::new(body);
@@ -292,9 +290,15 @@ impl Inner {
         let (code, sentence) = if error.is_timeout() {
             let seconds = CONNECT_TIMEOUT.as_secs();
             let what = format!("no connection within {seconds} s");
-            ("provider_unreachable", format!("the model provider at {host} cannot be reached: {what}"))
+            (
+                "provider_unreachable",
+                format!("the model provider at {host} cannot be reached: {what}"),
+            )
         } else if error.is_connect() {
-            ("provider_unreachable", format!("the model provider at {host} cannot be reached: {cause}"))
+            (
+                "provider_unreachable",
+                format!("the model provider at {host} cannot be reached: {cause}"),
+            )
         } else {
             ("provider_broke_off", format!("the model provider at {host} broke off: {cause}"))
         };
@@ -343,7 +347,7 @@ async fn read_whole(mut body: Incoming, limit: usize) -> Option<Bytes> {
 }
 
 fn checked_base(text: &str) -> Result<reqwest::Url, GatewayError> {
-    let url = reqwest::Url::parse(text.trim()).map_err(|_| GatewayError::NoUrl(text.into()))?;
+    let url = reqwest::Url::parse(text.trim()).map_err(|_| GatewayError::Refused("is no URL"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
         return Err(GatewayError::Refused("must begin with https:// or http:// and name a host"));
     }

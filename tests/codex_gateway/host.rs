@@ -48,7 +48,7 @@ fn find(dir: &Path, depth: u32) -> Option<PathBuf> {
 pub struct Bench {
     pub model: ScriptedModel,
     pub traffic: Arc<Traffic>,
-    address: std::net::SocketAddr,
+    pub address: std::net::SocketAddr,
     dir: tempfile::TempDir,
     _serving: AbortOnDropHandle<()>,
 }
@@ -99,6 +99,14 @@ impl Bench {
         std::fs::write(dir.path().join("home/config.toml"), config).unwrap();
         let serving = AbortOnDropHandle::new(serving);
         Self { model, traffic, address, dir, _serving: serving }
+    }
+
+    /// Replaces text in Codex's configuration.
+    pub fn configure(&self, old: &str, new: &str) {
+        let file = self.dir.path().join("home/config.toml");
+        let config = std::fs::read_to_string(&file).unwrap();
+        assert!(config.contains(old));
+        std::fs::write(file, config.replace(old, new)).unwrap();
     }
 
     /// The workspace.

@@ -1,6 +1,8 @@
 //! The real Codex CLI through the gateway to a scripted model, without a container.
 
 #![allow(missing_docs, unreachable_pub, missing_debug_implementations)]
+// Helpers of tests, which clippy does not take for tests.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod host;
 
@@ -176,6 +178,20 @@ async fn a_silent_model_is_silence_until_the_run_is_ended() {
 }
 
 #[tokio::test]
+async fn a_stream_that_stalls_is_begun_again_and_then_given_up() {
+    let Some(binary) = codex_binary() else { return };
+    let bench = Bench::start(Script::builtin()).await;
+    bench.configure("stream_idle_timeout_ms = 300000", "stream_idle_timeout_ms = 300");
+    // An answer that never begins would be waited for until the run's own deadline.
+    let ran = bench.run(&binary, &command("[hang]", None)).await;
+    record("hang", &ran);
+    let failure = judge(&ran.outcome).unwrap_err();
+    println!("hang after {:?}: {failure}", ran.took);
+    assert!(failure.sentence.contains("broke off"), "{failure}");
+    assert!(bench.model.requests().len() > 1);
+}
+
+#[tokio::test]
 async fn a_large_answer_streams_through() {
     let Some(binary) = codex_binary() else { return };
     let bench = Bench::start(Script::always(vec![Step::Flood(12 << 20)])).await;
@@ -183,4 +199,39 @@ async fn a_large_answer_streams_through() {
     judge(&ran.outcome).unwrap();
     assert!(ran.outcome.last_message.unwrap().starts_with("All work and no play"));
     assert!(ran.events.iter().any(|e| matches!(e, CodexEvent::TurnCompleted { .. })));
+}
+
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn from_spawn_to_the_first_request() {
+    let binary = codex_binary().unwrap();
+    for through_gateway in [false, true] {
+        let bench = Bench::start(Script::builtin()).await;
+        if !through_gateway {
+            let direct = bench.model.address().to_string();
+            bench.configure(&bench.address.to_string(), &direct);
+        }
+        let mut first = Vec::new();
+        for _ in 0..15 {
+            let begun = std::time::Instant::now();
+            bench.run(&binary, &command("Hello", None)).await;
+            first.push(bench.model.take_requests()[0].at - begun);
+        }
+        first.sort();
+        println!("gateway {through_gateway}: {:?} {:?} {:?}", first[0], first[7], first[14]);
+    }
+}
+
+#[tokio::test]
+async fn a_thread_that_is_compacted_stays_on_the_same_path() {
+    let Some(binary) = codex_binary() else { return };
+    let bench = Bench::start(Script::builtin()).await;
+    let compact = "model_auto_compact_token_limit = 1000\nmodel_provider =";
+    bench.configure("model_provider =", compact);
+    let ran = bench.run(&binary, &command(HELLO, None)).await;
+    judge(&ran.outcome).unwrap();
+    let requests = bench.model.requests();
+    assert!(requests.iter().any(|r| r.prompt.contains("CONTEXT CHECKPOINT COMPACTION")));
+    assert!(requests.iter().all(|r| (r.path.as_str(), r.status) == ("/v1/responses", 200)));
+    assert_eq!(bench.traffic.report().denied_total, 0);
 }

@@ -73,8 +73,16 @@ mod tests {
     fn credentials_cookies_and_hop_by_hop_headers_stay() {
         let mut from = HeaderMap::new();
         for name in [
-            "authorization", "cookie", "host", "connection", "transfer-encoding", "content-length",
-            "openai-organization", "proxy-authorization", "x-forwarded-for", "set-cookie",
+            "authorization",
+            "cookie",
+            "host",
+            "connection",
+            "transfer-encoding",
+            "content-length",
+            "openai-organization",
+            "proxy-authorization",
+            "x-forwarded-for",
+            "set-cookie",
         ] {
             from.insert(HeaderName::from_static(name), "x".parse().unwrap());
         }

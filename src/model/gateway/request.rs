@@ -392,10 +392,7 @@ mod tests {
                 |b| b["input"][1]["content"][1]["image_url"] = json!("https://example.com/?d=1"),
                 "URL",
             ),
-            (
-                |b| b["input"][1]["content"][1]["image_url"] = json!({"url": " HTTP://a"}),
-                "URL",
-            ),
+            (|b| b["input"][1]["content"][1]["image_url"] = json!({"url": " HTTP://a"}), "URL"),
             (|b| b["input"][1]["content"][1]["file_url"] = json!("//example.com"), "URL"),
             (|b| b["input"][1]["content"][1]["file_id"] = json!("file-1"), "stored file"),
             (|b| b["input"][1] = json!({"type": "item_reference", "id": "i"}), "stored item"),

@@ -12,10 +12,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ("[hang]", fault(Fault { hang: true, ..Fault::default() })),
         ("[drop]", fault(Fault { drop: true, ..Fault::default() })),
         ("[quota]", fault(Fault { failed: Some("insufficient_quota".into()), ..Fault::default() })),
-        ("[context]", fault(Fault {
-            failed: Some("context_length_exceeded".into()),
-            ..Fault::default()
-        })),
+        (
+            "[context]",
+            fault(Fault { failed: Some("context_length_exceeded".into()), ..Fault::default() }),
+        ),
         ("[400]", status(400)),
         ("[401]", status(401)),
         ("[403]", status(403)),
@@ -26,7 +26,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ("hello.py", hello()),
     ];
     all.into_iter()
-        .map(|(matches, steps)| Scenario { matches: matches.into(), steps, usage: Usage::default() })
+        .map(|(matches, steps)| Scenario {
+            matches: matches.into(),
+            steps,
+            usage: Usage::default(),
+        })
         .collect()
 }
 

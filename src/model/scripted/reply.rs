@@ -160,9 +160,7 @@ impl<'a> Answer<'a> {
     fn message(&mut self, text: &str) {
         let index = self.items;
         let id = format!("msg_{index}");
-        let message = |content: Value| {
-            json!({"type": "message", "role": "assistant", "id": id, "content": content})
-        };
+        let message = |content: Value| json!({"type": "message", "role": "assistant", "id": id, "content": content});
         self.event(
             "response.output_item.added",
             json!({"output_index": index, "item": message(json!([]))}),
@@ -224,13 +222,16 @@ impl<'a> Answer<'a> {
     }
 
     fn finished(mut self, usage: Usage) -> Plan {
-        self.event("response.completed", json!({"response": {"id": "resp_scripted", "usage": {
-            "input_tokens": usage.input_tokens,
-            "input_tokens_details": {"cached_tokens": usage.cached_input_tokens},
-            "output_tokens": usage.output_tokens,
-            "output_tokens_details": {"reasoning_tokens": usage.reasoning_output_tokens},
-            "total_tokens": usage.input_tokens + usage.output_tokens,
-        }}}));
+        self.event(
+            "response.completed",
+            json!({"response": {"id": "resp_scripted", "usage": {
+                "input_tokens": usage.input_tokens,
+                "input_tokens_details": {"cached_tokens": usage.cached_input_tokens},
+                "output_tokens": usage.output_tokens,
+                "output_tokens_details": {"reasoning_tokens": usage.reasoning_output_tokens},
+                "total_tokens": usage.input_tokens + usage.output_tokens,
+            }}}),
+        );
         Plan::Stream(joined(self.pieces))
     }
 

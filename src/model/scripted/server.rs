@@ -215,24 +215,25 @@ impl Shared {
         pieces: std::collections::VecDeque<Piece>,
     ) -> Response<Body> {
         self.answered(id, 200, false);
-        let body = futures::stream::unfold((self, pieces), move |(shared, mut pieces)| async move {
-            loop {
-                let frame = match pieces.pop_front() {
-                    Some(Piece::Bytes(bytes)) => Ok(Frame::data(bytes)),
-                    Some(Piece::Pause(pause)) => {
-                        tokio::time::sleep(pause).await;
-                        continue;
+        let body =
+            futures::stream::unfold((self, pieces), move |(shared, mut pieces)| async move {
+                loop {
+                    let frame = match pieces.pop_front() {
+                        Some(Piece::Bytes(bytes)) => Ok(Frame::data(bytes)),
+                        Some(Piece::Pause(pause)) => {
+                            tokio::time::sleep(pause).await;
+                            continue;
+                        }
+                        Some(Piece::Cut) => Err(io::Error::other("cut by script")),
+                        Some(Piece::Hang) => std::future::pending().await,
+                        None => return None,
+                    };
+                    if pieces.is_empty() {
+                        shared.answered(id, 200, true);
                     }
-                    Some(Piece::Cut) => Err(io::Error::other("cut by script")),
-                    Some(Piece::Hang) => std::future::pending().await,
-                    None => return None,
-                };
-                if pieces.is_empty() {
-                    shared.answered(id, 200, true);
+                    return Some((frame, (shared, pieces)));
                 }
-                return Some((frame, (shared, pieces)));
-            }
-        });
+            });
         let mut response = Response::new(BodyExt::boxed_unsync(StreamBody::new(body)));
         let events = HeaderValue::from_static("text/event-stream");
         response.headers_mut().insert(CONTENT_TYPE, events);
