@@ -7,11 +7,14 @@ pub mod classify;
 pub mod conflict;
 pub mod diff;
 #[cfg(test)]
+mod editor_tests;
+#[cfg(test)]
 mod fixture;
 pub mod host;
 pub mod lease;
 pub mod lock;
 pub mod receive;
+mod settle;
 pub mod stage;
 mod step;
 mod tar_read;

@@ -30,6 +30,10 @@ use super::{NodeKind, Workspace};
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
 
+/// Up to so many new files are brought to the disk one by one; more of them by one flush of the
+/// whole file system, which may have other work of its own to write.
+const FEW: usize = 16;
+
 /// A path that both sides changed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Conflict {
@@ -150,7 +154,7 @@ pub(super) fn apply_at(
         Ok(())
     });
     let committed = ended.is_ok();
-    let mut conflicts = match ended {
+    let conflicts = match ended {
         Ok(()) => work.commit(),
         Err(end) => {
             work.undo(|| at(Point::Undoing));
@@ -167,12 +171,12 @@ pub(super) fn apply_at(
             }
         }
     };
-    conflicts.sort();
+    let conflicts: BTreeMap<RelPath, String> = conflicts.into_iter().collect();
     let mut applied = Applied { kept: work.kept, ..Applied::default() };
     applied.notes.extend(work.notes);
     applied.notes.extend(work.left);
     for change in changes.changes.iter_mut().filter(|c| c.is_waiting()) {
-        if let Some((_, reason)) = conflicts.iter().find(|(path, _)| *path == change.path) {
+        if let Some(reason) = conflicts.get(&change.path) {
             change.reason = Some(reason.clone());
         } else if stays.contains(&change.path) {
             change.reason = Some("still has files that are no part of the change".into());
@@ -309,6 +313,7 @@ impl<'a> Plan<'a> {
         staged: &mut BTreeMap<RelPath, RelPath>,
     ) -> Result<(), End> {
         let bytes = File::open(archive).map_err(|e| End::archive(archive, e))?;
+        let few = todo.len() <= FEW;
         for change in todo {
             let Some(new) = change.new.as_ref().filter(|new| new.kind != NodeKind::Directory)
             else {
@@ -341,7 +346,7 @@ impl<'a> Plan<'a> {
                 }
             };
         }
-        match staged.is_empty() {
+        match few {
             true => Ok(()),
             false => work.host.sync().map_err(|e| End::archive(archive, io::Error::from(e))),
         }
