@@ -332,7 +332,14 @@ impl<'a> Plan<'a> {
             let home = self.home(path);
             let temp = stage(&work.host, &mut work.names, home.as_ref(), new, &bytes, old.as_ref());
             match temp {
-                Ok(temp) => staged.insert(path.clone(), temp),
+                Ok(temp) => {
+                    staged.insert(path.clone(), temp.clone());
+                    if few && new.kind == NodeKind::File {
+                        let file = work.host.open(&temp).map_err(io::Error::from);
+                        file.and_then(|file| file.sync_data())
+                            .map_err(|e| End::host("write", path, e))?;
+                    }
+                }
                 Err(StageError::Damaged) => {
                     return Err(End::archive(archive, StageError::Damaged));
                 }
@@ -344,7 +351,7 @@ impl<'a> Plan<'a> {
                         _ => End::host("write", path, error),
                     });
                 }
-            };
+            }
         }
         match few {
             true => Ok(()),

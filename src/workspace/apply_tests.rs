@@ -358,7 +358,6 @@ fn a_save_at_any_step_is_kept_and_all_else_is_as_before() {
 
 #[test]
 fn what_the_host_refuses_undoes_everything() {
-    // A name is too long for the file system once the parent is a directory of its own.
     let from = tree([("a", file("1")), ("b", file("1"))]);
     let place = Place::new(&from);
     let to = tree([("a", file("2")), ("c", file("3"))]);
@@ -378,6 +377,67 @@ fn temporary_names_that_exist_are_not_touched() {
     to.insert(path("a"), file("2"));
     go(&place, &to, || {});
     assert_eq!(place.read(), to);
+}
+
+#[test]
+fn many_small_files_are_applied_at_once() {
+    let many = |content: &str| -> Tree {
+        let dirs = (0..10).map(|n| (path(format!("d{n}")), Item::Dir));
+        let files = (0..1000).map(|n| (path(format!("d{}/f{n}", n % 10)), file(content)));
+        dirs.chain(files).collect()
+    };
+    let place = Place::new(&many("old"));
+    let from = place.read();
+    let to = many("new");
+    let (mut set, archive) = place.changes(&place.snapshot(), &from, &to);
+    let start = std::time::Instant::now();
+    let applied = apply(&place.workspace, &mut set, &archive, "run").unwrap();
+    println!("1,000 files replaced in {:?}", start.elapsed());
+    assert_eq!(applied.applied, 1000);
+    assert_eq!(place.read(), to);
+}
+
+#[test]
+fn what_fails_in_the_middle_is_undone_whichever_step_it_is() {
+    let from = tree([
+        ("a", file("1")),
+        ("b", Item::Dir),
+        ("b/x", file("1")),
+        ("c", file("1")),
+        ("d", file("1")),
+    ]);
+    let to = tree([
+        ("a", file("2")),
+        ("b", file("2")),
+        ("c", Item::Dir),
+        ("c/y", file("2")),
+        ("d", Item::File(b"1".into(), true)),
+        ("z", file("2")),
+    ]);
+    // Three steps make room, six more write; after the last there is nothing left to fail.
+    for step in 0..10 {
+        let place = Place::new(&from);
+        let mut seen = 0;
+        let (set, applied) = go_at(&place, &to, || {}, &mut |at| {
+            seen += u32::from(at == Point::Stepped);
+            if seen == step && matches!(at, Point::Staged | Point::Stepped) {
+                // Whatever is staged and not yet used is gone.
+                for entry in fs::read_dir(&place.workspace.path).unwrap() {
+                    let entry = entry.unwrap();
+                    let content = fs::read(entry.path()).unwrap_or_default();
+                    if entry.file_name().to_string_lossy().ends_with(".tmp") && content == b"2" {
+                        fs::remove_file(entry.path()).unwrap();
+                    }
+                }
+            }
+        });
+        let applied = applied.unwrap();
+        let undone = !applied.conflicts.is_empty();
+        assert_eq!(undone, step < 9, "{step} {applied:?}");
+        assert_eq!(place.read(), if undone { &from } else { &to }.clone(), "{step} {applied:?}");
+        let state = if undone { ChangeState::Held } else { ChangeState::Applied };
+        assert!(set.changes.iter().all(|c| c.state == state));
+    }
 }
 
 fn item() -> impl Strategy<Value = Item> {
