@@ -267,6 +267,7 @@ impl<'a> Plan<'a> {
                         continue;
                     }
                     Some(Errno::INVAL | Errno::NXIO) => HostNow::Special,
+                    Some(Errno::NOSPC | Errno::DQUOT) => return Err(End::archive(before, error)),
                     _ => return Err(End::host("read", path, error)),
                 },
                 Ok(now) => now,
@@ -411,3 +412,7 @@ fn makes_room(change: &Change) -> bool {
 #[cfg(test)]
 #[path = "apply_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "apply_properties.rs"]
+mod properties;

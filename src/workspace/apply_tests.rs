@@ -1,8 +1,6 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-use proptest::prelude::*;
-
 use super::*;
 use crate::workspace::fixture::{Item, Place, Tree, file, path, tree};
 
@@ -20,7 +18,7 @@ fn go_at(
     (set, applied)
 }
 
-fn go(place: &Place, to: &Tree, meanwhile: impl FnOnce()) -> (ChangeSet, Applied) {
+pub(super) fn go(place: &Place, to: &Tree, meanwhile: impl FnOnce()) -> (ChangeSet, Applied) {
     let (set, applied) = go_at(place, to, meanwhile, &mut |_| {});
     (set, applied.unwrap())
 }
@@ -437,70 +435,5 @@ fn what_fails_in_the_middle_is_undone_whichever_step_it_is() {
         assert_eq!(place.read(), if undone { &from } else { &to }.clone(), "{step} {applied:?}");
         let state = if undone { ChangeState::Held } else { ChangeState::Applied };
         assert!(set.changes.iter().all(|c| c.state == state));
-    }
-}
-
-fn item() -> impl Strategy<Value = Item> {
-    prop_oneof![
-        3 => ("[xy]{0,2}", any::<bool>()).prop_map(|(c, x)| Item::File(c.into_bytes(), x)),
-        2 => Just(Item::Dir),
-        1 => "[ab]".prop_map(|t| Item::Link(t.into_bytes())),
-    ]
-}
-
-/// A tree in which every parent is a directory.
-fn any_tree() -> impl Strategy<Value = Tree> {
-    proptest::collection::btree_map("[abc](/[abc]){0,2}", item(), 0..10).prop_map(|items| {
-        let mut tree = Tree::new();
-        for (name, item) in items {
-            let name = path(name);
-            for above in std::iter::successors(name.parent(), RelPath::parent) {
-                tree.insert(above, Item::Dir);
-            }
-            tree.insert(name, item);
-        }
-        let directories: BTreeSet<RelPath> = tree.keys().filter_map(RelPath::parent).collect();
-        for path in directories {
-            tree.insert(path, Item::Dir);
-        }
-        tree
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
-    #[test]
-    fn any_tree_becomes_any_other(from in any_tree(), to in any_tree()) {
-        let place = Place::new(&from);
-        let (set, applied) = go(&place, &to, || {});
-        prop_assert_eq!(applied.conflicts, []);
-        prop_assert!(set.changes.iter().all(|c| c.state == ChangeState::Applied));
-        prop_assert_eq!(place.read(), to);
-    }
-
-    #[test]
-    fn with_edits_on_the_host_it_is_all_or_nothing(
-        from in any_tree(), to in any_tree(), host in any_tree(),
-    ) {
-        let place = Place::new(&host);
-        let sent = crate::workspace::fixture::snapshot(&from);
-        let (mut set, archive) = place.changes(&sent, &from, &to);
-        let applied = apply(&place.workspace, &mut set, &archive, "run").unwrap();
-        let now = place.read();
-        if applied.conflicts.is_empty() {
-            for change in &set.changes {
-                let stays = change.state == ChangeState::Held;
-                prop_assert!(stays || now.get(&change.path) == to.get(&change.path));
-            }
-            // What was no part of the change is as the user has it.
-            for (path, item) in &host {
-                if set.changes.iter().all(|change| change.path != *path) {
-                    prop_assert_eq!(now.get(path), Some(item));
-                }
-            }
-        } else {
-            prop_assert_eq!(now, host);
-            prop_assert!(set.changes.iter().all(|c| c.state == ChangeState::Held));
-        }
     }
 }

@@ -160,20 +160,21 @@ impl Work {
         if lease.is_whole() {
             return;
         }
-        let Ok(mut file) = lease.file().try_clone() else { return };
-        drop(lease);
+        let mut file = lease.give_up();
         let again = self.patiently(|| {
             let file = file.try_clone().map_err(|_| Differs::Changed)?;
             Lease::take(file).map_err(Differs::Written)
         });
+        if again.is_err() {
+            self.left.push(format!("a program may still write to a {target} that is gone"));
+        }
         let rewind = io::Seek::rewind(&mut file);
-        let same_bytes = rewind.and_then(|()| hash(&mut file, &mut io::sink()));
-        if !same_bytes.is_ok_and(|(_, hash)| Some(hash) == base.hash)
+        let now = rewind.and_then(|()| hash(&mut file, &mut io::sink()));
+        if !now.is_ok_and(|(_, hash)| Some(hash) == base.hash)
             && let Err(error) = self.keep(target, &file)
         {
             self.left.push(format!("a late save of {target} could not be kept: {error}"));
         }
-        drop(again);
     }
 
     fn keep(&mut self, target: &RelPath, mut from: &File) -> io::Result<()> {
@@ -237,5 +238,49 @@ impl Work {
 
     pub(super) fn leave(&mut self, path: &RelPath, what: &str, error: Errno) {
         self.left.push(format!("{path} {what}: {error}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+    use crate::workspace::change::ContentHash;
+    use crate::workspace::fixture::{Place, file, path, tree};
+    use crate::workspace::host::Host;
+    use crate::workspace::stage::Names;
+
+    /// A writer who found the file before it was displaced, and opens it after its last name went.
+    #[test]
+    fn a_save_after_the_last_name_is_gone_is_kept() {
+        let place = Place::new(&tree([("a", file("base"))]));
+        let kept = place.dir.path().join("kept");
+        let mut work = Work::new(Host::of(&place.workspace), Names::of("run"), kept);
+        let base = BaseNode {
+            kind: NodeKind::File,
+            mode: 0o644,
+            size: 4,
+            hash: Some(ContentHash(*blake3::hash(b"base").as_bytes())),
+            target: None,
+        };
+        let lease = Lease::take(File::open(place.at("a")).unwrap()).unwrap();
+        let way = format!("/proc/self/fd/{}", lease.file().as_raw_fd());
+        fs::remove_file(place.at("a")).unwrap();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut late = fs::OpenOptions::new().write(true).open(way).unwrap();
+                late.write_all(b"late").unwrap();
+            });
+            while lease.is_whole() {
+                thread::yield_now();
+            }
+            work.see_off(&path("a"), lease, &base);
+            writer.join().unwrap();
+        });
+        assert_eq!(work.left, Vec::<String>::new());
+        assert_eq!(work.kept.len(), 1);
+        assert_eq!(fs::read(&work.kept[0].file).unwrap(), b"late");
     }
 }
