@@ -368,6 +368,32 @@ fn what_the_host_refuses_undoes_everything() {
 }
 
 #[test]
+fn a_directory_that_may_not_be_written_undoes_everything() {
+    if rustix::process::geteuid().is_root() {
+        println!("left out: root may write everywhere");
+        return;
+    }
+    let from = tree([("a", file("1")), ("d", Item::Dir), ("d/x", file("1")), ("z", file("1"))]);
+    for to in [
+        tree([("a", file("2")), ("d", Item::Dir), ("d/x", file("2")), ("z", file("2"))]),
+        tree([("a", file("2")), ("d", Item::Dir), ("z", file("2"))]),
+        tree([("a", file("2")), ("d", Item::Dir), ("d/x", file("1")), ("d/y", Item::Dir)]),
+    ] {
+        let place = Place::new(&from);
+        let lock = |mode| {
+            fs::set_permissions(place.at("d"), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let (set, applied) = go_at(&place, &to, || lock(0o555), &mut |_| {});
+        let error = applied.unwrap_err();
+        assert!(matches!(error, ApplyError::Host { .. }), "{error}");
+        assert!(error.to_string().contains("d/"), "{error}");
+        lock(0o755);
+        assert_eq!(place.read(), from);
+        assert!(set.changes.iter().all(|c| c.state == ChangeState::Held));
+    }
+}
+
+#[test]
 fn temporary_names_that_exist_are_not_touched() {
     let from = tree([("a", file("1")), (".codex-0190abcdef-1.tmp", file("unknown"))]);
     let place = Place::new(&from);
