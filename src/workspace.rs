@@ -43,6 +43,7 @@ pub mod receive;
 pub mod root;
 pub mod select;
 pub mod send;
+mod settle;
 pub mod stage;
 mod step;
 mod tar_read;

@@ -30,6 +30,10 @@ use super::{NodeKind, Workspace};
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
 
+/// Up to so many new files are brought to the disk one by one; more of them by one flush of the
+/// whole file system, which may have other work of its own to write.
+const FEW: usize = 16;
+
 /// A path that both sides changed.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Conflict {
@@ -150,7 +154,7 @@ pub(super) fn apply_at(
         Ok(())
     });
     let committed = ended.is_ok();
-    let mut conflicts = match ended {
+    let conflicts = match ended {
         Ok(()) => work.commit(),
         Err(end) => {
             work.undo(|| at(Point::Undoing));
@@ -167,12 +171,12 @@ pub(super) fn apply_at(
             }
         }
     };
-    conflicts.sort();
+    let conflicts: BTreeMap<RelPath, String> = conflicts.into_iter().collect();
     let mut applied = Applied { kept: work.kept, ..Applied::default() };
     applied.notes.extend(work.notes);
     applied.notes.extend(work.left);
     for change in changes.changes.iter_mut().filter(|c| c.is_waiting()) {
-        if let Some((_, reason)) = conflicts.iter().find(|(path, _)| *path == change.path) {
+        if let Some(reason) = conflicts.get(&change.path) {
             change.reason = Some(reason.clone());
         } else if stays.contains(&change.path) {
             change.reason = Some("still has files that are no part of the change".into());
@@ -263,6 +267,7 @@ impl<'a> Plan<'a> {
                         continue;
                     }
                     Some(Errno::INVAL | Errno::NXIO) => HostNow::Special,
+                    Some(Errno::NOSPC | Errno::DQUOT) => return Err(End::archive(before, error)),
                     _ => return Err(End::host("read", path, error)),
                 },
                 Ok(now) => now,
@@ -309,6 +314,7 @@ impl<'a> Plan<'a> {
         staged: &mut BTreeMap<RelPath, RelPath>,
     ) -> Result<(), End> {
         let bytes = File::open(archive).map_err(|e| End::archive(archive, e))?;
+        let few = todo.len() <= FEW;
         for change in todo {
             let Some(new) = change.new.as_ref().filter(|new| new.kind != NodeKind::Directory)
             else {
@@ -327,7 +333,14 @@ impl<'a> Plan<'a> {
             let home = self.home(path);
             let temp = stage(&work.host, &mut work.names, home.as_ref(), new, &bytes, old.as_ref());
             match temp {
-                Ok(temp) => staged.insert(path.clone(), temp),
+                Ok(temp) => {
+                    staged.insert(path.clone(), temp.clone());
+                    if few && new.kind == NodeKind::File {
+                        let file = work.host.open(&temp).map_err(io::Error::from);
+                        file.and_then(|file| file.sync_data())
+                            .map_err(|e| End::host("write", path, e))?;
+                    }
+                }
                 Err(StageError::Damaged) => {
                     return Err(End::archive(archive, StageError::Damaged));
                 }
@@ -339,9 +352,9 @@ impl<'a> Plan<'a> {
                         _ => End::host("write", path, error),
                     });
                 }
-            };
+            }
         }
-        match staged.is_empty() {
+        match few {
             true => Ok(()),
             false => work.host.sync().map_err(|e| End::archive(archive, io::Error::from(e))),
         }
@@ -399,3 +412,7 @@ fn makes_room(change: &Change) -> bool {
 #[cfg(test)]
 #[path = "apply_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "apply_properties.rs"]
+mod properties;

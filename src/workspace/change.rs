@@ -298,6 +298,22 @@ impl ChangeSet {
         }
     }
 
+    /// Takes out the changes within the given paths, with what they cannot be without: the
+    /// directories above them. [`merge`](Self::merge) brings them back.
+    pub fn split_off(&mut self, paths: &[RelPath]) -> Self {
+        let (chosen, rest) = std::mem::take(&mut self.changes).into_iter().partition(|change| {
+            paths.iter().any(|path| change.path.is_within(path) || path.is_within(&change.path))
+        });
+        self.changes = rest;
+        Self { changes: chosen }
+    }
+
+    /// Takes in the changes of another part of the same set.
+    pub fn merge(&mut self, part: Self) {
+        self.changes.extend(part.changes);
+        self.changes.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+
     /// Lets go of what is held for a person within the given paths. What is never applied stays.
     pub fn allow(&mut self, paths: &[RelPath]) {
         for change in &mut self.changes {
@@ -337,20 +353,52 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_state_of_the_whole_follows_from_its_parts() {
-        let change = |state| Change {
-            path: RelPath::new("a").unwrap(),
+    fn change(path: &str, hold: Option<Hold>) -> Change {
+        Change {
+            path: RelPath::new(path).unwrap(),
             kind: ChangeKind::Deleted,
             bytes: 0,
-            state,
-            reason: None,
-            hold: None,
+            state: ChangeState::Held,
+            reason: hold.map(|_| "because".into()),
+            hold,
             base: None,
             new: None,
+        }
+    }
+
+    #[test]
+    fn chosen_paths_come_with_the_directories_above_them() {
+        let whole = ["a", "a/b", "a/c", "ab"].map(|path| change(path, None));
+        let mut set = ChangeSet { changes: whole.to_vec() };
+        let part = set.split_off(&[RelPath::new("a/b").unwrap()]);
+        let paths = |set: &ChangeSet| -> Vec<String> {
+            set.changes.iter().map(|c| c.path.to_string()).collect()
         };
+        assert_eq!(paths(&part), ["a", "a/b"]);
+        assert_eq!(paths(&set), ["a/c", "ab"]);
+        set.merge(part);
+        assert_eq!(set.changes, whole);
+    }
+
+    #[test]
+    fn a_person_can_let_go_of_what_is_held_for_a_person_only() {
+        let mut set = ChangeSet {
+            changes: vec![
+                change("a/x", Some(Hold::Person)),
+                change("a/y", Some(Hold::Never)),
+                change("b", Some(Hold::Person)),
+            ],
+        };
+        set.allow(&[RelPath::new("a").unwrap()]);
+        let waiting: Vec<bool> = set.changes.iter().map(Change::is_waiting).collect();
+        assert_eq!(waiting, [true, false, false]);
+    }
+
+    #[test]
+    fn the_state_of_the_whole_follows_from_its_parts() {
         let state = |states: &[ChangeState]| {
-            ChangeSet { changes: states.iter().map(|s| change(*s)).collect() }.state()
+            let with = |state: &ChangeState| Change { state: *state, ..change("a", None) };
+            ChangeSet { changes: states.iter().map(with).collect() }.state()
         };
         use ChangeState::{Applied, Held};
         assert_eq!(state(&[]), ChangesState::None);

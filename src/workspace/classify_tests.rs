@@ -299,7 +299,7 @@ proptest! {
 
     #[test]
     fn git_is_found_in_any_component(case in "[.][gG][iI][tT][. ]{0,3}", at in 0usize..3) {
-        let mut parts = vec!["a", "b", "c"];
+        let mut parts = ["a", "b", "c"];
         parts[at] = &case;
         let set = classified(&[], &[(&parts.join("/"), file(b"x", 0o644))], &[]);
         prop_assert!(set.changes.iter().filter(|c| c.path.as_bytes().len() == case.len() + 4)

@@ -51,6 +51,13 @@ impl Lease {
         fcntl(&self.file, libc::F_GETLEASE, 0).is_ok_and(|kind| kind == libc::F_RDLCK)
     }
 
+    /// Gives the lease up and the file back; a writer who waits for it goes on.
+    pub fn give_up(self) -> File {
+        // It cannot fail for a lease that is ours, and one that the kernel took is gone anyway.
+        let _ = fcntl(&self.file, libc::F_SETLEASE, libc::F_UNLCK);
+        self.file
+    }
+
     /// The file.
     pub fn file(&self) -> &File {
         &self.file
@@ -80,6 +87,16 @@ mod tests {
         drop(file.as_file().try_clone().unwrap());
         assert!(matches!(Lease::take(File::open(file.path()).unwrap()), Err(LeaseError::Writer)));
         drop(writer);
+    }
+
+    #[test]
+    fn a_lease_that_was_given_up_can_be_taken_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        fs::write(&path, "a").unwrap();
+        let file = Lease::take(File::open(&path).unwrap()).unwrap().give_up();
+        fs::write(&path, "b").unwrap();
+        assert!(Lease::take(file).unwrap().is_whole());
     }
 
     #[test]

@@ -36,7 +36,10 @@ fn put(tar: &mut tar::Builder<Vec<u8>>, name: &[u8], flag: u8, bytes: &[u8], tar
     tar.append(&header, bytes).unwrap();
 }
 
-fn stream(entries: &[(&[u8], u8, &[u8], &[u8])], deleted: &[u8]) -> Vec<u8> {
+/// Name, kind, bytes and link target.
+type Raw<'a> = (&'a [u8], u8, &'a [u8], &'a [u8]);
+
+fn stream(entries: &[Raw<'_>], deleted: &[u8]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (name, flag, bytes, target) in entries {
         put(&mut tar, name, *flag, bytes, target);
@@ -124,8 +127,7 @@ fn what_is_no_plain_path_is_refused() {
 #[test]
 fn a_set_that_contradicts_itself_is_refused() {
     let sent = snapshot(&[("f", NodeKind::File), ("d", NodeKind::Directory)]);
-    type Entry<'a> = (&'a [u8], u8, &'a [u8], &'a [u8]);
-    let cases: &[(&[Entry<'_>], &[u8])] = &[
+    let cases: &[(&[Raw<'_>], &[u8])] = &[
         (&[(b"tree/a", b'0', b"1", b""), (b"tree/a", b'0', b"2", b"")], b""),
         (&[(b"tree/a", b'0', b"1", b""), (b"tree/a/b", b'0', b"2", b"")], b""),
         (&[(b"tree/a", b'2', b"", b"d"), (b"tree/a/b", b'0', b"2", b"")], b""),

@@ -250,7 +250,10 @@ fn number(field: &[u8]) -> Result<u64, TarError> {
     })
 }
 
-fn pax(mut bytes: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, TarError> {
+/// Key and value.
+type Record = (Vec<u8>, Vec<u8>);
+
+fn pax(mut bytes: &[u8]) -> Result<Vec<Record>, TarError> {
     const WRONG: TarError = TarError::Malformed("a pax record that is none");
     let mut records = Vec::new();
     while !bytes.is_empty() {
