@@ -190,6 +190,19 @@ fn patterns_of_info_exclude_go_along() {
 }
 
 #[test]
+fn patterns_of_the_users_excludes_file_count_and_go_along() {
+    let tree = project();
+    let excludes = tempfile::NamedTempFile::new().unwrap();
+    fs::write(excludes.path(), ".idea/\n*.swp\n").unwrap();
+    tree.git(&["config", "core.excludesFile", excludes.path().to_str().unwrap()]);
+    tree.write(".git/info/exclude", "!keep.swp");
+    tree.write(".idea/x", "x").write("a.swp", "").write("keep.swp", "");
+    let sent = tree.send();
+    assert_eq!(sent.stayed(), [(".idea/", StayReason::IgnoredDirectory)]);
+    assert_eq!(status(&sent), "?? keep.swp\n");
+}
+
+#[test]
 fn a_worktrees_git_stays_home_and_its_files_travel() {
     let tree = project();
     let other = tempfile::tempdir().unwrap();
