@@ -1,1 +1,353 @@
 //! The host's side of the stream to a keeper.
+//!
+//! ```text
+//!  connect ──> Keeper ── arm ──> armed ── put, spawn, end, collect, reset, … ──> dropped
+//!                 └──────────── any time ────────────> lost (reason), for ever
+//! ```
+//!
+//! Three tasks serve a connection: the driver, which moves bytes; the beat, which sends a sign of
+//! life each heartbeat; the watch, which counts the keeper's silence. All end with the last
+//! [`Keeper`]; then the exec stream is dropped, and with it the container ends.
+//!
+//! No method here has a deadline: the caller bounds every wait by dropping the future. That is
+//! always allowed. An operation dropped midway is reset on its own stream and no other stream
+//! notices; what the keeper did of it is undone by a reset.
+
+mod collect;
+mod incoming;
+mod program;
+mod put;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use self::collect::Collect;
+pub use self::incoming::{Connection, Incoming};
+pub use self::program::{Program, ProgramEvent};
+pub use self::put::Put;
+use super::frame::{FrameError, FrameReader, FrameWriter, Kind};
+use super::mux::{self, Opener, Side, Stream};
+use super::silence::Silence;
+use super::wire::{
+    ArmRequest, Armed, CollectRequest, EndReport, Fingerprint, Hello, PROTOCOL, Request,
+    SpawnRequest,
+};
+use crate::engine::ByteStream;
+
+type Frames = (FrameReader<ReadHalf<Stream>>, FrameWriter<WriteHalf<Stream>>);
+
+/// How long an operation waits for the reason of a loss when its stream ended without an answer.
+const REASON_WAIT: Duration = Duration::from_millis(200);
+
+/// How a connection is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeeperOptions {
+    /// Between two signs of life, in both directions.
+    pub heartbeat: Duration,
+    /// The host gives the keeper up after hearing nothing for so long.
+    pub silence: Duration,
+}
+
+impl Default for KeeperOptions {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_secs(5), silence: Duration::from_secs(15) }
+    }
+}
+
+/// Why something asked of a keeper did not happen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeeperError {
+    /// The stream is gone; the container will be, too.
+    #[error("the stream to the keeper was lost: {0}")]
+    Lost(String),
+    /// The keeper in the image speaks another version.
+    #[error("the keeper speaks protocol {keeper}, this program {host}")]
+    Protocol {
+        /// Version of the keeper.
+        keeper: u32,
+        /// Version of this program.
+        host: u32,
+    },
+    /// The keeper refused, with a sentence.
+    #[error("the keeper refused: {0}")]
+    Refused(String),
+    /// The keeper said what it should not.
+    #[error("the keeper's answer cannot be read: {0}")]
+    Corrupt(String),
+    /// The keeper said nothing for longer than it may.
+    #[error("the keeper was silent for {} s", .0.as_secs())]
+    Silent(Duration),
+}
+
+#[derive(Clone, Debug)]
+enum Loss {
+    Ended(String),
+    Silent(Duration),
+}
+
+impl Loss {
+    fn error(self) -> KeeperError {
+        match self {
+            Self::Ended(reason) => KeeperError::Lost(reason),
+            Self::Silent(length) => KeeperError::Silent(length),
+        }
+    }
+
+    fn reason(&self) -> String {
+        match self {
+            Self::Ended(reason) => reason.clone(),
+            Self::Silent(length) => format!("the keeper was silent for {} s", length.as_secs()),
+        }
+    }
+}
+
+/// The way operations learn that the connection is lost.
+#[derive(Clone, Debug)]
+struct Lost(watch::Receiver<Option<Loss>>);
+
+impl Lost {
+    async fn wait(&self) -> Loss {
+        let mut receiver = self.0.clone();
+        match receiver.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(loss)) => loss.clone(),
+            _ => Loss::Ended("the connection was given up".to_owned()),
+        }
+    }
+
+    /// The error of an operation whose stream ended or failed before its answer.
+    async fn error(&self, what: &str) -> KeeperError {
+        match tokio::time::timeout(REASON_WAIT, self.wait()).await {
+            Ok(loss) => loss.error(),
+            Err(_) => KeeperError::Lost(what.to_owned()),
+        }
+    }
+
+    async fn frame_error(&self, error: FrameError) -> KeeperError {
+        match error {
+            FrameError::Io(error) => self.error(&error.to_string()).await,
+            FrameError::Cut => self.error("the keeper reset the operation").await,
+            other => KeeperError::Corrupt(other.to_string()),
+        }
+    }
+}
+
+/// A handle to a keeper. The last one dropped closes the stream, which ends the container.
+#[derive(Clone, Debug)]
+pub struct Keeper {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    opener: Opener,
+    silence: Arc<Silence>,
+    lost: Lost,
+    _driver: AbortOnDropHandle<()>,
+    _beat: AbortOnDropHandle<()>,
+}
+
+impl Keeper {
+    /// Says hello over `stream`. A stream that is dropped midway closes the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`KeeperError::Protocol`] if the keeper speaks another version, and all others.
+    pub async fn connect(
+        stream: ByteStream,
+        options: KeeperOptions,
+    ) -> Result<(Self, Incoming, Hello), KeeperError> {
+        let silence = Arc::new(Silence::new(Silence::tick_for(options.silence)));
+        let (reader, writer) = tokio::io::split(stream);
+        let (opener, driver) = mux::connect(Side::Host, reader, writer, Arc::clone(&silence));
+        let (announce, arrivals) = mpsc::unbounded_channel();
+        let (tell, lost) = watch::channel(None);
+        let watched = Arc::clone(&silence);
+        let driver = tokio::spawn(async move {
+            let inbound = |stream| incoming::announce(stream, &announce);
+            let loss = tokio::select! {
+                reason = driver.run(inbound) => Loss::Ended(reason),
+                length = watched.over(|| options.silence) => Loss::Silent(length),
+            };
+            // Nobody listens when the last handle is gone.
+            let _ = tell.send(Some(loss));
+        });
+        let driver = AbortOnDropHandle::new(driver);
+        let lost = Lost(lost);
+
+        let request = Request::Hello {
+            protocol: PROTOCOL,
+            heartbeat_ms: u64::try_from(options.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        };
+        let (mut frames, mut writer) = open(&opener, &lost, &request).await?;
+        let hello: Hello = answer(&mut frames, &lost).await?;
+        if hello.protocol != PROTOCOL {
+            return Err(KeeperError::Protocol { keeper: hello.protocol, host: PROTOCOL });
+        }
+        let beat = tokio::spawn(async move {
+            let send = async {
+                let mut ticks = tokio::time::interval(options.heartbeat);
+                loop {
+                    ticks.tick().await;
+                    if writer.send(Kind::Beat, &[]).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            let hear = async { while let Ok(Some(_)) = frames.next().await {} };
+            tokio::join!(send, hear);
+        });
+        let shared =
+            Shared { opener, silence, lost, _driver: driver, _beat: AbortOnDropHandle::new(beat) };
+        Ok((Self { shared: Arc::new(shared) }, Incoming::new(arrivals), hello))
+    }
+
+    /// Prepares the writable places, starts the listeners, reads the posture and the fingerprint.
+    ///
+    /// # Errors
+    ///
+    /// See [`KeeperError`].
+    pub async fn arm(&self, request: ArmRequest) -> Result<Armed, KeeperError> {
+        self.call(&Request::Arm(request)).await
+    }
+
+    /// Begins to write a tree into the empty workspace.
+    ///
+    /// # Errors
+    ///
+    /// See [`KeeperError`]; what the keeper refuses comes with [`Put::finish`].
+    pub async fn put(&self) -> Result<Put, KeeperError> {
+        let (frames, writer) = self.open(&Request::Put).await?;
+        Ok(Put::new(frames, writer, self.shared.lost.clone()))
+    }
+
+    /// Runs a program as uid 1000, and returns once it runs.
+    ///
+    /// # Errors
+    ///
+    /// See [`KeeperError`]; `Refused` if it cannot be started.
+    pub async fn spawn(&self, request: SpawnRequest) -> Result<Program, KeeperError> {
+        let stdin = request.stdin.clone().into_bytes();
+        let nonce = request.nonce.clone();
+        let (frames, writer) = self.open(&Request::Spawn(request)).await?;
+        Program::start(frames, writer, self.shared.lost.clone(), nonce, stdin).await
+    }
+
+    /// Ends every process but init and keeper. The tree is at rest if the report has none left.
+    ///
+    /// # Errors
+    ///
+    /// See [`KeeperError`].
+    pub async fn end(&self) -> Result<EndReport, KeeperError> {
+        self.call(&Request::End).await
+    }
+
+    /// Begins to read what differs from what was put. Refused while a process is left.
+    ///
+    /// # Errors
+    ///
+    /// See [`KeeperError`]; what the keeper refuses comes with [`Collect::finish`].
+    pub async fn collect(&self, request: CollectRequest) -> Result<Collect, KeeperError> {
+        let (frames, writer) = self.open(&Request::Collect(request)).await?;
+        Ok(Collect::new(frames, writer, self.shared.lost.clone()))
+    }
+
+    /// Ends every process, empties every writable place and restores the template; the caller
+    /// compares the fingerprint with the one of arming.
+    ///
+    /// # Errors
+    ///
+    /// See [`KeeperError`].
+    pub async fn reset(&self) -> Result<Fingerprint, KeeperError> {
+        self.call(&Request::Reset).await
+    }
+
+    /// How long the keeper has said nothing, of the time lived through; no round trip.
+    pub fn silent_for(&self) -> Duration {
+        self.shared.silence.length()
+    }
+
+    /// Why the stream was lost, if it was; no round trip.
+    pub fn lost(&self) -> Option<String> {
+        self.shared.lost.0.borrow().as_ref().map(Loss::reason)
+    }
+
+    /// Resolves with the reason once the stream is lost. Cancel safe.
+    pub async fn closed(&self) -> String {
+        self.shared.lost.wait().await.reason()
+    }
+
+    /// As [`Keeper::closed`], without keeping the stream open meanwhile.
+    pub fn watch_loss(&self) -> BoxFuture<'static, String> {
+        let lost = self.shared.lost.clone();
+        Box::pin(async move { lost.wait().await.reason() })
+    }
+
+    /// Asks the keeper for an answer and measures how long it takes.
+    ///
+    /// # Errors
+    ///
+    /// See [`KeeperError`].
+    pub async fn round_trip(&self) -> Result<Duration, KeeperError> {
+        let started = Instant::now();
+        let () = self.call(&Request::Ping).await?;
+        Ok(started.elapsed())
+    }
+
+    async fn open(&self, request: &Request) -> Result<Frames, KeeperError> {
+        open(&self.shared.opener, &self.shared.lost, request).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, KeeperError> {
+        let (mut frames, _writer) = self.open(request).await?;
+        answer(&mut frames, &self.shared.lost).await
+    }
+}
+
+async fn open(
+    opener: &Opener,
+    lost: &Lost,
+    request: &impl Serialize,
+) -> Result<Frames, KeeperError> {
+    let Some(stream) = opener.open().await else {
+        return Err(lost.error("the connection is closed").await);
+    };
+    let (reader, writer) = tokio::io::split(stream);
+    let mut writer = FrameWriter::new(writer);
+    match writer.send_json(Kind::Request, request).await {
+        Ok(()) => Ok((FrameReader::new(reader), writer)),
+        Err(error @ (FrameError::Length { .. } | FrameError::Json { .. })) => {
+            Err(KeeperError::Refused(format!("the request cannot be sent: {error}")))
+        }
+        Err(error) => Err(lost.frame_error(error).await),
+    }
+}
+
+/// Reads the one frame that answers an operation.
+async fn answer<T: DeserializeOwned>(
+    frames: &mut FrameReader<ReadHalf<Stream>>,
+    lost: &Lost,
+) -> Result<T, KeeperError> {
+    match frames.next().await {
+        Ok(Some(frame)) if frame.kind == Kind::Reply => {
+            frame.json().map_err(|error| KeeperError::Corrupt(error.to_string()))
+        }
+        Ok(Some(frame)) if frame.kind == Kind::Refused => Err(refused(&frame.payload)),
+        Ok(Some(frame)) => {
+            Err(KeeperError::Corrupt(format!("{:?} where an answer belongs", frame.kind)))
+        }
+        Ok(None) => Err(lost.error("the keeper ended the operation without an answer").await),
+        Err(error) => Err(lost.frame_error(error).await),
+    }
+}
+
+fn refused(sentence: &[u8]) -> KeeperError {
+    KeeperError::Refused(String::from_utf8_lossy(sentence).into_owned())
+}

@@ -1,10 +1,23 @@
 //! What goes over the stream; used by both sides.
 //!
-//! The stream carries yamux; each operation is one yamux stream, opened by the host (`forward`ed
-//! connections are opened by the keeper). The first frame of a stream is its [`Request`] (or
-//! [`Incoming`], from the keeper), then come frames of data, then one [`Reply`].
+//! The stream carries yamux ([`mux`](super::mux)). The host opens one yamux stream for each
+//! operation, the keeper opens one for each connection that a program in the container made. What
+//! a stream carries is frames ([`frame`](super::frame)): one byte of kind, four bytes of length
+//! (big endian), and the payload.
 //!
-//! A frame is one byte of kind, four bytes of length (big endian), and the payload.
+//! ```text
+//!  operation      host -> keeper                       keeper -> host
+//!  hello          Request, then Beat for ever          Reply(Hello), then Beat for ever
+//!  arm end reset  Request                              Reply
+//!  ping           Request                              Reply(null)
+//!  put            Request, Data*, End                  Reply(PutReport)
+//!  spawn          Request, Data* (stdin), End, Signal* Started, (Data | Stderr)*, Reply(ExitReport)
+//!  collect        Request                              Data*, End, Reply(CollectReport)
+//!  (connection)   bytes                                Incoming, then bytes
+//! ```
+//!
+//! At any point the keeper may answer `Refused` with a sentence instead; that ends the operation.
+//! A stream that ends before its `Reply` did not complete, whatever came before.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +30,89 @@ pub const USER: u32 = 1000;
 
 /// Where the workspace is in a container.
 pub const WORKSPACE: &str = "/app";
+
+/// The port on the container's loopback interface at which Codex finds the gateway.
+pub const GATEWAY_PORT: u16 = 8787;
+
+/// Where the home directory of [`USER`] is in a container.
+pub const HOME: &str = "/home/codex";
+
+/// Where an image keeps the template of `CODEX_HOME`.
+pub const HOME_TEMPLATE: &str = "/opt/codex/home-template";
+
+/// The first frame of a stream that the host opens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Versions and the heartbeat; once, on the first stream, which stays open for heartbeats.
+    Hello {
+        /// [`PROTOCOL`] of the host.
+        protocol: u32,
+        /// Between two heartbeats, in milliseconds, in both directions.
+        heartbeat_ms: u64,
+    },
+    /// Prepare the writable places, start the listeners, read the posture.
+    Arm(ArmRequest),
+    /// Write a tree into the empty workspace.
+    Put,
+    /// Run a program as [`USER`].
+    Spawn(SpawnRequest),
+    /// End every process but init and keeper.
+    End,
+    /// Send what differs from what was put.
+    Collect(CollectRequest),
+    /// End, empty every writable place, restore.
+    Reset,
+    /// Answer at once.
+    Ping,
+}
+
+/// How a container is armed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArmRequest {
+    /// Ports on the container's loopback interface whose connections go to the host.
+    pub forward: Vec<u16>,
+    /// Directory in the image that is copied to `.codex` in [`HOME`]; nothing is copied if it does
+    /// not exist.
+    pub codex_home_template: String,
+}
+
+impl Default for ArmRequest {
+    fn default() -> Self {
+        Self { forward: vec![GATEWAY_PORT], codex_home_template: HOME_TEMPLATE.to_owned() }
+    }
+}
+
+/// What arming found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Armed {
+    /// What is in force.
+    pub posture: Posture,
+    /// What a reset must restore.
+    pub fingerprint: Fingerprint,
+}
+
+/// Limits of what is collected; over one of them the keeper refuses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CollectRequest {
+    /// Bytes of changed files at most; the apparent size counts, so that a sparse file does too.
+    pub max_bytes: u64,
+    /// Changed and deleted nodes at most.
+    pub max_entries: u64,
+}
+
+impl Default for CollectRequest {
+    fn default() -> Self {
+        Self { max_bytes: 2 << 30, max_entries: 300_000 }
+    }
+}
+
+/// The first frame of a stream that the keeper opens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IncomingHeader {
+    /// The port a program in the container connected to.
+    pub port: u16,
+}
 
 /// What the keeper says first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +132,9 @@ pub struct SpawnRequest {
     pub env: Vec<(String, String)>,
     /// Working directory, absolute.
     pub cwd: String,
-    /// Written to stdin, which is closed afterwards.
+    /// Written to stdin, which is closed afterwards. It travels after the request, in frames of its
+    /// own, so that its length has no limit here.
+    #[serde(skip)]
     pub stdin: String,
     /// Comes back in the exit report and proves that the report is of this run.
     pub nonce: String,
@@ -55,7 +153,8 @@ pub struct ExitReport {
     pub out_of_memory: bool,
     /// Whether the keeper ended the run because a writable place was full, and which.
     pub disk_full: Option<String>,
-    /// Bytes of output that were dropped because the host did not read them in time.
+    /// Bytes of output that were dropped. The program waits when the host does not read, so only
+    /// what processes it left behind wrote after its end can be dropped.
     pub dropped_bytes: u64,
 }
 

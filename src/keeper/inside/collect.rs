@@ -1,0 +1,377 @@
+//! Sends what differs from what was put, as a tar stream: `tree/<path>` for each added or changed
+//! node, parents before what is in them, and last `meta/deleted`, the paths that were put and are
+//! gone, each followed by a NUL.
+//!
+//! The tree must be at rest. It is walked without following a link and without recursion. A hard
+//! link comes as a file; a FIFO, a device or a socket as an empty entry (a socket as a FIFO, since
+//! tar has no kind for it). The `.git` at the top that was put does not come back; any other `.git`
+//! directory that is new comes as itself, without what is in it.
+
+use std::collections::BTreeMap;
+use std::ffi::{CString, OsStr};
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use tar::{EntryType, Header};
+
+use super::manifest::{self, Manifest, Time, Verdict};
+use super::put::DEEPEST;
+use super::wanted::Rules;
+use super::{Doing, Refusal, places};
+use crate::keeper::wire::{CollectReport, CollectRequest, IgnoredTotal};
+use crate::path::RelPath;
+
+/// Topmost ignored paths that are counted one by one; the rest is counted together.
+const MOST_IGNORED: usize = 1000;
+
+/// Writes the tar stream. `certified_before` as in [`manifest::compare`].
+pub(super) fn read(
+    root: BorrowedFd<'_>,
+    manifest: &Manifest,
+    certified_before: Option<Time>,
+    limits: &CollectRequest,
+    out: &mut dyn Write,
+) -> Result<CollectReport, Refusal> {
+    let mut reader = Reader {
+        manifest,
+        certified_before,
+        limits,
+        tar: tar::Builder::new(out),
+        seen: vec![false; manifest.len()],
+        report: CollectReport::default(),
+        ignored: BTreeMap::new(),
+        buffer: vec![0; 256 << 10],
+    };
+    reader.walk(root)?;
+    reader.deleted()?;
+    reader.tar.finish().doing("send the changes")?;
+    let mut report = reader.report;
+    report.ignored = total(reader.ignored);
+    Ok(report)
+}
+
+struct Reader<'a> {
+    manifest: &'a Manifest,
+    certified_before: Option<Time>,
+    limits: &'a CollectRequest,
+    tar: tar::Builder<&'a mut dyn Write>,
+    seen: Vec<bool>,
+    report: CollectReport,
+    ignored: BTreeMap<Vec<u8>, u64>,
+    buffer: Vec<u8>,
+}
+
+/// One directory on the way down.
+struct Level {
+    directory: OwnedFd,
+    names: Vec<CString>,
+    path: Vec<u8>,
+    rules: Rules,
+    /// git ignores it, though something in it was put; what is new in it is ignored, too.
+    ignored: bool,
+}
+
+impl Reader<'_> {
+    fn walk(&mut self, root: BorrowedFd<'_>) -> Result<(), Refusal> {
+        let opened = fs::openat(root, c".", places::DIRECTORY, Mode::empty());
+        let mut stack = vec![Level {
+            directory: opened.doing("open the workspace")?,
+            names: sorted(root).doing("read the workspace")?,
+            path: Vec::new(),
+            rules: Rules::top(root),
+            ignored: false,
+        }];
+        while let Some(level) = stack.last_mut() {
+            let Some(name) = level.names.pop() else {
+                stack.pop();
+                continue;
+            };
+            let mut path = level.path.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.as_bytes());
+            let path = RelPath::new(path).map_err(|error| {
+                let within = String::from_utf8_lossy(&level.path);
+                Refusal(format!("a path in {within} cannot be collected: {error}"))
+            })?;
+            if stack.len() > DEEPEST {
+                return Err(Refusal(format!(
+                    "the tree is deeper than {DEEPEST} directories at {}…",
+                    String::from_utf8_lossy(&path.as_bytes()[..path.as_bytes().len().min(80)])
+                )));
+            }
+            if let Some(inner) = self.node(&stack, &name, path)? {
+                stack.push(inner);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at one node, sends it if it differs, and gives the level below if it is a directory
+    /// whose nodes count.
+    fn node(
+        &mut self,
+        stack: &[Level],
+        name: &CString,
+        path: RelPath,
+    ) -> Result<Option<Level>, Refusal> {
+        let Some(level) = stack.last() else { return Ok(None) };
+        let doing = format!("collect {path}");
+        let stat =
+            fs::statat(&level.directory, name, AtFlags::SYMLINK_NOFOLLOW).doing(&doing)?;
+        let is_directory = places::is_directory(&stat);
+        let known = self.manifest.find(path.as_bytes());
+        let mut ignored = level.ignored;
+        if let Some(index) = known {
+            self.seen[index] = true;
+            if stack.len() == 1 && name.as_c_str() == c".git" {
+                return Ok(None);
+            }
+            ignored |= is_directory && level.rules.ignored_new(path.as_bytes(), true);
+            let Some(entry) = self.manifest.get(index) else { return Ok(None) };
+            let changed = match manifest::compare(entry, &stat, self.certified_before) {
+                Verdict::Same => false,
+                Verdict::Changed => true,
+                Verdict::Compare => {
+                    let hash = self.hash(level.directory.as_fd(), name, &stat).doing(&doing)?;
+                    entry.hash.as_deref() != Some(&hash)
+                }
+            };
+            if changed {
+                self.send(level.directory.as_fd(), name, &path, &stat)?;
+            }
+        } else {
+            if ignored || level.rules.ignored_new(path.as_bytes(), is_directory) {
+                self.count_ignored(level, name, &path, &stat);
+                return Ok(None);
+            }
+            self.send(level.directory.as_fd(), name, &path, &stat)?;
+            if is_directory && name.as_c_str() == c".git" {
+                return Ok(None);
+            }
+        }
+        if !is_directory {
+            return Ok(None);
+        }
+        let directory = fs::openat(&level.directory, name, places::DIRECTORY, Mode::empty())
+            .doing(&doing)?;
+        Ok(Some(Level {
+            names: sorted(directory.as_fd()).doing(&doing)?,
+            rules: level.rules.enter(directory.as_fd(), path.as_bytes()),
+            directory,
+            path: path.as_bytes().to_vec(),
+            ignored,
+        }))
+    }
+
+    fn send(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &CString,
+        path: &RelPath,
+        stat: &Stat,
+    ) -> Result<(), Refusal> {
+        let doing = format!("send {path}");
+        self.count_entry()?;
+        let mut header = Header::new_gnu();
+        header.set_mode(stat.st_mode & 0o7777);
+        header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+        header.set_size(0);
+        let mut name_in_tar = b"tree/".to_vec();
+        name_in_tar.extend_from_slice(path.as_bytes());
+        let shown = Path::new(OsStr::from_bytes(&name_in_tar));
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        header.set_entry_type(match kind {
+            FileType::RegularFile => EntryType::Regular,
+            FileType::Directory => EntryType::Directory,
+            FileType::Symlink => EntryType::Symlink,
+            FileType::CharacterDevice => EntryType::Char,
+            FileType::BlockDevice => EntryType::Block,
+            _ => EntryType::Fifo,
+        });
+        match kind {
+            FileType::RegularFile => {
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                self.report.bytes = self.report.bytes.saturating_add(size);
+                if self.report.bytes > self.limits.max_bytes {
+                    return Err(Refusal(format!(
+                        "the changes are larger than the limit of {} bytes (at {path}, {size} bytes)",
+                        self.limits.max_bytes
+                    )));
+                }
+                let file = open_file(parent, name).doing(&doing)?;
+                header.set_size(size);
+                let mut whole = Whole { inner: file.take(size), left: size };
+                self.tar.append_data(&mut header, shown, &mut whole).doing(&doing)
+            }
+            FileType::Symlink => {
+                let target = fs::readlinkat(parent, name, Vec::new()).doing(&doing)?;
+                self.link_target(&mut header, target.as_bytes()).doing(&doing)?;
+                self.tar.append_data(&mut header, shown, io::empty()).doing(&doing)
+            }
+            _ => self.tar.append_data(&mut header, shown, io::empty()).doing(&doing),
+        }
+    }
+
+    /// Puts a link's target into its header byte by byte, since the tar crate would tidy it; one
+    /// that does not fit goes before it, as GNU tar does.
+    fn link_target(&mut self, header: &mut Header, target: &[u8]) -> io::Result<()> {
+        if target.len() <= 100 {
+            return header.set_link_name_literal(target);
+        }
+        let mut long = Header::new_gnu();
+        long.set_entry_type(EntryType::GNULongLink);
+        long.set_path("././@LongLink")?;
+        long.set_mode(0o644);
+        long.set_size(target.len() as u64 + 1);
+        long.set_cksum();
+        self.tar.append(&long, target.chain(&b"\0"[..]))?;
+        header.set_link_name_literal(&target[..100])
+    }
+
+    fn hash(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &CString,
+        stat: &Stat,
+    ) -> io::Result<[u8; 32]> {
+        if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+            let target = fs::readlinkat(parent, name, Vec::new())?;
+            return Ok(*blake3::hash(target.as_bytes()).as_bytes());
+        }
+        let mut file = open_file(parent, name)?;
+        let mut hash = blake3::Hasher::new();
+        loop {
+            let came = file.read(&mut self.buffer)?;
+            if came == 0 {
+                return Ok(*hash.finalize().as_bytes());
+            }
+            hash.update(&self.buffer[..came]);
+        }
+    }
+
+    fn deleted(&mut self) -> Result<(), Refusal> {
+        let mut list = Vec::new();
+        for index in (0..self.manifest.len()).filter(|index| !self.seen[*index]) {
+            let path = self.manifest.path(index);
+            if path == b".git" || path.starts_with(b".git/") {
+                continue;
+            }
+            self.report.deleted += 1;
+            list.extend_from_slice(path);
+            list.push(0);
+        }
+        self.check_entries()?;
+        let mut header = Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(list.len() as u64);
+        self.tar.append_data(&mut header, "meta/deleted", &list[..]).doing("send the deletions")
+    }
+
+    fn count_entry(&mut self) -> Result<(), Refusal> {
+        self.report.entries += 1;
+        self.check_entries()
+    }
+
+    fn check_entries(&self) -> Result<(), Refusal> {
+        if self.report.entries.saturating_add(self.report.deleted) > self.limits.max_entries {
+            return Err(Refusal(format!(
+                "more than {} paths changed, which is the limit",
+                self.limits.max_entries
+            )));
+        }
+        Ok(())
+    }
+
+    /// Counts a new path that git ignores under the topmost ignored one.
+    fn count_ignored(&mut self, level: &Level, name: &CString, path: &RelPath, stat: &Stat) {
+        let mut top = path.as_bytes().to_vec();
+        let bytes = if places::is_directory(stat) {
+            top.push(b'/');
+            size_of(level.directory.as_fd(), name)
+        } else {
+            u64::try_from(stat.st_size).unwrap_or(0)
+        };
+        let room = self.ignored.len() < MOST_IGNORED;
+        let key = if room || self.ignored.contains_key(&top) { top } else { Vec::new() };
+        *self.ignored.entry(key).or_default() += bytes;
+    }
+}
+
+fn total(ignored: BTreeMap<Vec<u8>, u64>) -> Vec<IgnoredTotal> {
+    let show = |path: Vec<u8>| {
+        let directory = path.last() == Some(&b'/');
+        let bare = if directory { &path[..path.len() - 1] } else { &path[..] };
+        match RelPath::new(bare) {
+            Ok(path) if directory => format!("{path}/"),
+            Ok(path) => path.to_string(),
+            Err(_) => "…".to_owned(),
+        }
+    };
+    ignored.into_iter().map(|(path, bytes)| IgnoredTotal { path: show(path), bytes }).collect()
+}
+
+/// The names in a directory, last first, since they are taken from the end.
+fn sorted(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut names = places::names(directory)?;
+    names.sort_unstable_by(|one, other| other.cmp(one));
+    Ok(names)
+}
+
+fn open_file(parent: BorrowedFd<'_>, name: &CString) -> io::Result<std::fs::File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::openat(parent, name, flags, Mode::empty())?;
+    if !FileType::from_raw_mode(fs::fstat(&file)?.st_mode).is_file() {
+        return Err(io::Error::other("it is no regular file any more"));
+    }
+    Ok(file.into())
+}
+
+/// A reader that fails if it ends early: the header has already promised a size.
+struct Whole<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Whole<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let came = self.inner.read(buf)?;
+        self.left -= came as u64;
+        if came == 0 && self.left > 0 && !buf.is_empty() {
+            return Err(io::Error::other("it became shorter while it was read"));
+        }
+        Ok(came)
+    }
+}
+
+/// Bytes of the files in a directory, as far as it can be read; a count, nothing depends on it.
+fn size_of(parent: BorrowedFd<'_>, name: &CString) -> u64 {
+    let Ok(top) = fs::openat(parent, name, places::DIRECTORY, Mode::empty()) else { return 0 };
+    let mut bytes = 0_u64;
+    let mut stack: Vec<(OwnedFd, Vec<CString>)> = Vec::new();
+    let names = places::names(top.as_fd()).unwrap_or_default();
+    stack.push((top, names));
+    while let Some((directory, names)) = stack.last_mut() {
+        let Some(name) = names.pop() else {
+            stack.pop();
+            continue;
+        };
+        let Ok(stat) = fs::statat(&*directory, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        if !places::is_directory(&stat) {
+            bytes = bytes.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
+            continue;
+        }
+        let opened = fs::openat(&*directory, &name, places::DIRECTORY, Mode::empty());
+        if let Ok(inner) = opened
+            && stack.len() < DEEPEST
+        {
+            let names = places::names(inner.as_fd()).unwrap_or_default();
+            stack.push((inner, names));
+        }
+    }
+    bytes
+}

@@ -1,0 +1,185 @@
+//! What the keeper does, done for real.
+
+use std::ffi::CString;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fd::AsFd;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::guard::InContainer;
+use super::manifest::{Manifest, Time};
+use super::{
+    Doing, Inside, Refusal, cgroup, collect, end, fingerprint, places, posture, process, put, reset,
+    sys, user,
+};
+use crate::keeper::wire::{
+    ArmRequest, Armed, CollectReport, CollectRequest, Fingerprint, PutReport, SpawnRequest,
+    WORKSPACE,
+};
+
+/// File systems whose inode numbers and ctimes can be relied on, by `statfs`: every write and every
+/// first store through a mapping moves the ctime. tmpfs and overlays are not among them.
+const RELIABLE: [i64; 3] = [0xEF53, 0x5846_5342, 0x9123_683E]; // ext4, xfs, btrfs
+
+/// A tick of the coarse clock takes at most 10 ms; past this it has been set back.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// The container this process is in.
+#[derive(Debug)]
+pub struct Container {
+    proof: InContainer,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    template: String,
+    places: Vec<Vec<u8>>,
+    tree: Tree,
+}
+
+/// What is in the workspace.
+#[derive(Debug, Default)]
+enum Tree {
+    /// Nothing: armed or reset.
+    #[default]
+    Empty,
+    /// A tree that was not put whole.
+    Broken,
+    /// What was put, whether its inodes and ctimes count, and the clock before the first program.
+    Put { manifest: std::sync::Arc<Manifest>, reliable: bool, clock: Option<Time> },
+}
+
+impl Container {
+    /// Takes the proof that this is a container of ours.
+    #[must_use]
+    pub fn new(proof: InContainer) -> Self {
+        Self { proof, state: Mutex::default() }
+    }
+
+    fn require_rest(&self) -> Result<(), Refusal> {
+        match self.others()? {
+            0 => Ok(()),
+            left => Err(Refusal(format!("{left} processes are running; end them first"))),
+        }
+    }
+
+    fn restore(&self) -> Result<Fingerprint, Refusal> {
+        self.require_rest()?;
+        let template = self.state.lock().template.clone();
+        self.state.lock().tree = Tree::Broken;
+        reset::restore(&template)?;
+        let places = places::list()?;
+        let mut state = self.state.lock();
+        state.places = places;
+        state.tree = Tree::Empty;
+        drop(state);
+        sys::trim_memory();
+        fingerprint::take(self.others()?)
+    }
+}
+
+impl Inside for Container {
+    fn arm(&self, request: &ArmRequest) -> Result<Armed, Refusal> {
+        self.state.lock().template.clone_from(&request.codex_home_template);
+        let fingerprint = self.restore()?;
+        Ok(Armed { posture: posture::read()?, fingerprint })
+    }
+
+    fn put(&self, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
+        self.require_rest()?;
+        let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
+        let kind = rustix::fs::fstatfs(&root).doing("look at the workspace")?.f_type;
+        let reliable = RELIABLE.contains(&i64::from(kind));
+        if !matches!(self.state.lock().tree, Tree::Empty) {
+            return Err(Refusal::new("the workspace holds a tree already; reset first"));
+        }
+        self.state.lock().tree = Tree::Broken;
+        let (manifest, report) = user::as_user(|| put::write(root.as_fd(), tar, !reliable))?;
+        let manifest = std::sync::Arc::new(manifest);
+        self.state.lock().tree = Tree::Put { manifest, reliable, clock: None };
+        sys::trim_memory();
+        Ok(report)
+    }
+
+    fn settle(&self) -> Result<(), Refusal> {
+        let newest = match &self.state.lock().tree {
+            Tree::Put { manifest, clock: None, .. } => manifest.newest(),
+            Tree::Broken => {
+                return Err(Refusal::new("the workspace was not put whole; reset first"));
+            }
+            _ => return Ok(()),
+        };
+        let started = Instant::now();
+        while coarse_clock() <= newest && started.elapsed() < SETTLE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Tree::Put { clock, .. } = &mut self.state.lock().tree {
+            *clock = Some(coarse_clock());
+        }
+        Ok(())
+    }
+
+    fn command(&self, request: &SpawnRequest) -> Result<tokio::process::Command, Refusal> {
+        let Some((program, arguments)) = request.argv.split_first() else {
+            return Err(Refusal::new("there is no program to start"));
+        };
+        if !request.cwd.starts_with('/') {
+            return Err(Refusal::new("the working directory is not absolute"));
+        }
+        if let Some((name, _)) =
+            request.env.iter().find(|(name, _)| name.is_empty() || name.contains(['=', '\0']))
+        {
+            return Err(Refusal(format!("{name:?} is no name of an environment variable")));
+        }
+        let cwd = CString::new(request.cwd.as_str()).doing("use the working directory")?;
+        let mut command = std::process::Command::new(program);
+        command.args(arguments).env_clear().envs(request.env.iter().map(|(name, value)| (name, value)));
+        sys::become_user(&mut command, cwd);
+        Ok(command.into())
+    }
+
+    fn collect(
+        &self,
+        request: &CollectRequest,
+        tar: &mut dyn Write,
+    ) -> Result<CollectReport, Refusal> {
+        self.require_rest()?;
+        self.settle()?;
+        let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
+        let (manifest, certified_before) = match &self.state.lock().tree {
+            Tree::Put { manifest, reliable, clock } => {
+                (std::sync::Arc::clone(manifest), clock.filter(|_| *reliable))
+            }
+            _ => (std::sync::Arc::default(), None),
+        };
+        collect::read(root.as_fd(), &manifest, certified_before, request, tar)
+    }
+
+    fn others(&self) -> Result<u32, Refusal> {
+        Ok(u32::try_from(process::others()?.len()).unwrap_or(u32::MAX))
+    }
+
+    fn kill_round(&self) -> Result<u32, Refusal> {
+        end::round(&self.proof)
+    }
+
+    fn reset(&self) -> Result<Fingerprint, Refusal> {
+        self.restore()
+    }
+
+    fn full(&self) -> Option<String> {
+        places::full(&self.state.lock().places)
+    }
+
+    fn oom_kills(&self) -> u64 {
+        cgroup::oom_kills().unwrap_or(0)
+    }
+}
+
+fn coarse_clock() -> Time {
+    let now = clock_gettime(ClockId::RealtimeCoarse);
+    (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0))
+}

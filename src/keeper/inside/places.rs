@@ -1,0 +1,203 @@
+//! The writable places: what they are, whose they are, and how they are emptied.
+//!
+//! With a read-only root they are the writable mounts, all of them, so that none can be forgotten.
+//! Without one, those that this module knows by name are added; nothing is promised for the rest.
+
+use std::ffi::CString;
+use std::io;
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::process::{Gid, Uid};
+
+use super::mounts::{self, Mount};
+use super::{Doing, Refusal};
+use crate::keeper::wire::{HOME, USER, WORKSPACE};
+
+/// Flags with which a directory is opened: never through a link.
+pub(super) const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// Owner and mode of the places that are known by name.
+const KNOWN: [(&str, u32, u32); 8] = [
+    (WORKSPACE, USER, 0o755),
+    (HOME, USER, 0o700),
+    ("/cache", USER, 0o755),
+    ("/tmp", 0, 0o1777),
+    ("/var/tmp", 0, 0o1777),
+    ("/run", 0, 0o755),
+    ("/dev/shm", 0, 0o1777),
+    ("/dev/mqueue", 0, 0o1777),
+];
+
+/// How deep a tree is walked before it is flattened; each level holds a file descriptor.
+const DEEP: usize = 64;
+
+/// The writable places, each once, none within another's walk (walks do not cross mounts).
+pub(super) fn list() -> Result<Vec<Vec<u8>>, Refusal> {
+    let mounts = mounts::read()?;
+    let mut places: Vec<Vec<u8>> = mounts
+        .iter()
+        .filter(|mount| mount.writable() && !mount.is_system() && mount.path != b"/")
+        .map(|mount| mount.path.clone())
+        .filter(|path| open(path).is_ok())
+        .collect();
+    let writable_root = mounts.iter().rfind(|m| m.path == b"/").is_some_and(Mount::writable);
+    if writable_root {
+        let named = KNOWN.iter().map(|(path, ..)| path.as_bytes().to_vec());
+        places.extend(named.filter(|path| open(path).is_ok()));
+    }
+    places.sort();
+    places.dedup();
+    Ok(places)
+}
+
+/// Opens a place, which must be a directory itself.
+pub(super) fn open(path: &[u8]) -> io::Result<OwnedFd> {
+    Ok(fs::open(path, DIRECTORY, Mode::empty())?)
+}
+
+/// Gives every place its owner and mode; one that is not known by name belongs to root.
+pub(super) fn own(places: &[Vec<u8>]) -> Result<(), Refusal> {
+    for path in places {
+        let shown = String::from_utf8_lossy(path);
+        let known = KNOWN.iter().find(|(known, ..)| known.as_bytes() == path.as_slice());
+        let (owner, mode) = known.map_or((0, 0o755), |(_, owner, mode)| (*owner, *mode));
+        let place = open(path).doing(format_args!("open {shown}"))?;
+        fs::fchown(&place, Some(Uid::from_raw(owner)), Some(Gid::from_raw(owner)))
+            .doing(format_args!("give {shown} its owner"))?;
+        fs::fchmod(&place, Mode::from_raw_mode(mode))
+            .doing(format_args!("give {shown} its mode"))?;
+    }
+    Ok(())
+}
+
+/// Removes everything in a place, whatever its modes and however deep. Other mounts within it, and
+/// the directories that lead to them, stay.
+pub(super) fn empty(path: &[u8]) -> Result<(), Refusal> {
+    let shown = String::from_utf8_lossy(path).into_owned();
+    let doing = format!("empty {shown}");
+    let place = open(path).doing(&doing)?;
+    let device = fs::fstat(&place).doing(&doing)?.st_dev;
+    let mut flattened = 0_u64;
+    // Moving a deep directory up leaves new entries at the top, so look again until none is left.
+    loop {
+        let before = flattened;
+        clear(place.as_fd(), device, &mut flattened).doing(&doing)?;
+        if flattened == before {
+            return Ok(());
+        }
+    }
+}
+
+/// One directory on the way down: its handle, and the names in it that are still to be removed.
+struct Level {
+    directory: OwnedFd,
+    names: Vec<CString>,
+    name: CString,
+}
+
+fn clear(place: BorrowedFd<'_>, device: u64, flattened: &mut u64) -> io::Result<()> {
+    let mut stack = vec![Level {
+        directory: fs::openat(place, c".", DIRECTORY, Mode::empty())?,
+        names: names(place)?,
+        name: CString::default(),
+    }];
+    while let Some(level) = stack.last_mut() {
+        let Some(name) = level.names.pop() else {
+            let Some(done) = stack.pop() else { break };
+            if let Some(parent) = stack.last() {
+                // Another mount in it keeps it; the fingerprint sees what else could.
+                match fs::unlinkat(&parent.directory, &done.name, AtFlags::REMOVEDIR) {
+                    Ok(()) | Err(rustix::io::Errno::NOTEMPTY | rustix::io::Errno::BUSY) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            continue;
+        };
+        let stat = match fs::statat(&level.directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(rustix::io::Errno::NOENT) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if !is_directory(&stat) {
+            match fs::unlinkat(&level.directory, &name, AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::BUSY) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if stat.st_dev != device {
+            continue;
+        }
+        if stack.len() >= DEEP {
+            let Some(level) = stack.last() else { break };
+            *flattened += 1;
+            let flat = format!(".codex-keeper-{flattened}");
+            match fs::renameat(&level.directory, &name, place, flat.as_str()) {
+                Ok(()) => continue,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let Some(level) = stack.last() else { break };
+        let directory = fs::openat(&level.directory, &name, DIRECTORY, Mode::empty())?;
+        let names = names(directory.as_fd())?;
+        stack.push(Level { directory, names, name });
+    }
+    Ok(())
+}
+
+/// The names in a directory, without `.` and `..`.
+pub(super) fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            names.push(name.to_owned());
+        }
+    }
+    Ok(names)
+}
+
+pub(super) fn is_directory(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode).is_dir()
+}
+
+/// A place that has no room left for a byte or a file.
+pub(super) fn full(places: &[Vec<u8>]) -> Option<String> {
+    const ROOM: u64 = 64 << 10;
+    let path = places.iter().find(|path| {
+        fs::statvfs(path.as_slice()).is_ok_and(|place| {
+            let bytes = place.f_bavail.saturating_mul(place.f_frsize);
+            // A file system that counts no blocks or inodes is never full of them.
+            (place.f_blocks > 0 && bytes < ROOM) || (place.f_files > 0 && place.f_favail == 0)
+        })
+    })?;
+    Some(String::from_utf8_lossy(path).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn emptying_removes_deep_trees_closed_directories_and_odd_names() {
+        let place = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("stays"), "x").unwrap();
+        std::os::unix::fs::symlink(outside.path(), place.path().join("link")).unwrap();
+        let odd = std::ffi::OsStr::from_bytes(b"odd\xff\n");
+        std::fs::write(place.path().join(odd), "x").unwrap();
+        let mut deep = open(place.path().as_os_str().as_bytes()).unwrap();
+        for _ in 0..1500 {
+            fs::mkdirat(&deep, c"directory", Mode::RWXU).unwrap();
+            deep = fs::openat(&deep, c"directory", DIRECTORY, Mode::empty()).unwrap();
+        }
+        fs::openat(&deep, c"file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
+        empty(place.path().as_os_str().as_bytes()).unwrap();
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
+        assert!(outside.path().join("stays").exists());
+    }
+}

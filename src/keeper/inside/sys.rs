@@ -1,0 +1,100 @@
+//! The system calls that have no safe wrapper. Nothing else here is unsafe, and this is small.
+
+use std::ffi::CString;
+use std::io;
+
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::{fs, process};
+
+use super::user;
+
+/// Sends SIGKILL to every process in the pid namespace but pid 1 and the caller. Takes the proof
+/// that this is a container of ours.
+pub(super) fn kill_everything(_: &super::guard::InContainer) -> io::Result<()> {
+    #[expect(unsafe_code, reason = "kill(-1) has no wrapper; it touches no memory")]
+    let result = unsafe { libc::kill(-1, libc::SIGKILL) };
+    if result == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // There was nobody to kill.
+        error if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        error => Err(error),
+    }
+}
+
+/// Lets the kernel reap the children of this process, the adopted ones included, and ends it on
+/// SIGTERM, which pid 1 would ignore otherwise.
+pub(super) fn reap_and_end_on_term() {
+    extern "C" fn end(_: libc::c_int) {
+        #[expect(unsafe_code, reason = "_exit is the one way out that a handler may take")]
+        unsafe {
+            libc::_exit(0);
+        }
+    }
+    #[expect(unsafe_code, reason = "signal has no safe wrapper; `end` calls only _exit")]
+    unsafe {
+        libc::signal(libc::SIGCHLD, libc::SIG_IGN);
+        libc::signal(libc::SIGTERM, end as extern "C" fn(libc::c_int) as libc::sighandler_t);
+        libc::signal(libc::SIGINT, end as extern "C" fn(libc::c_int) as libc::sighandler_t);
+    }
+}
+
+/// Makes the allocator keep little: one arena, and large blocks given back at once.
+pub(super) fn frugal_allocator() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "mallopt has no wrapper; called before any thread exists")]
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, 256 << 10);
+    }
+}
+
+/// Gives free memory back to the kernel.
+pub(super) fn trim_memory() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "malloc_trim has no wrapper and is thread-safe")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// Removes a System V object by its kind and identifier, with the caller's credentials.
+pub(super) fn remove_ipc(kind: super::ipc::Kind, id: i32) -> io::Result<()> {
+    use super::ipc::Kind;
+    #[expect(unsafe_code, reason = "IPC_RMID has no wrapper; it reads and writes no memory")]
+    let result = unsafe {
+        match kind {
+            Kind::Memory => libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()),
+            Kind::Semaphores => libc::semctl(id, 0, libc::IPC_RMID),
+            Kind::Messages => libc::msgctl(id, libc::IPC_RMID, std::ptr::null_mut()),
+        }
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets `command` start as uid 1000 in a session of its own, in `cwd`, as the first victim when
+/// memory runs out.
+pub(super) fn become_user(command: &mut std::process::Command, cwd: CString) {
+    use std::os::unix::process::CommandExt;
+    let child = move || -> io::Result<()> {
+        // As root still: afterwards /proc/self is root's.
+        let flags = fs::OFlags::WRONLY | fs::OFlags::CLOEXEC;
+        if let Ok(adj) = fs::open(c"/proc/self/oom_score_adj", flags, fs::Mode::empty()) {
+            let _ = rustix::io::write(&adj, b"500");
+        }
+        process::setsid()?;
+        process::umask(fs::Mode::from_raw_mode(0o022));
+        set_thread_groups(&[])?;
+        set_thread_res_gid(user::gid(), user::gid(), user::gid())?;
+        set_thread_res_uid(user::uid(), user::uid(), user::uid())?;
+        // With the program's rights, so that it starts nowhere it could not go.
+        process::chdir(cwd.as_c_str())?;
+        Ok(())
+    };
+    #[expect(unsafe_code, reason = "the closure makes only system calls and allocates nothing")]
+    unsafe {
+        command.pre_exec(child);
+    }
+}

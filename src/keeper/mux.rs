@@ -1,0 +1,184 @@
+//! Many streams over the one exec stream: yamux, with an elastic buffer below it.
+//!
+//! ```text
+//!  streams ── Connection (yamux) ── Elastic ──> pump ──> exec stream
+//!                                      ^─────────────────── exec stream
+//! ```
+//!
+//! yamux 0.14 stops reading while one frame of its own (a pong) waits for a socket that is not
+//! writable. If both sides get there at once, both directions stand still for ever; the test
+//! `without_the_elastic_buffer_...` shows it. So writes never wait here: [`Elastic`] takes every
+//! byte and a task of its own, the pump, writes them out. It does not grow without bound, because
+//! the receiver's windows bound what a sender may send: at most [`MAX_STREAMS`] streams of 256 KiB,
+//! which is [`MAX_IN_FLIGHT`], and in practice the few streams that are busy. The reader of the
+//! exec stream never waits for a consumer for the same reason: what comes fits into a window that
+//! this side has granted.
+//!
+//! The exec stream is never half-closed: it is open, or it is dropped whole.
+
+mod elastic;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
+use yamux::{Config, Connection, Mode};
+
+use self::elastic::Elastic;
+use super::frame::MAX_DATA;
+use super::silence::Silence;
+
+/// Streams at most that yamux lets be open at once; one more would end the connection, so both
+/// sides stay far below it ([`MAX_OPENED`]).
+pub const MAX_STREAMS: usize = 128;
+
+/// Streams at most that one side has open at once; the next one waits.
+pub const MAX_OPENED: usize = 48;
+
+/// Bytes at most that can be on their way in one direction.
+pub const MAX_IN_FLIGHT: usize = MAX_STREAMS * yamux::DEFAULT_CREDIT as usize;
+
+/// One stream of many; resets itself when it is dropped before it was shut down.
+#[derive(Debug)]
+pub struct Stream {
+    inner: Compat<yamux::Stream>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// Which side of the exec stream this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The orchestrator.
+    Host,
+    /// The keeper.
+    Keeper,
+}
+
+type Opened = oneshot::Sender<yamux::Stream>;
+
+/// Opens streams; when the last one is dropped, the connection is closed.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    requests: mpsc::UnboundedSender<Opened>,
+    permits: Arc<Semaphore>,
+}
+
+impl Opener {
+    /// Opens a stream, once fewer than [`MAX_OPENED`] are open; `None` when the connection is
+    /// closed. Cancel safe.
+    pub async fn open(&self) -> Option<Stream> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok()?;
+        let (opened, stream) = oneshot::channel();
+        self.requests.send(opened).ok()?;
+        let inner = stream.await.ok()?.compat();
+        Some(Stream { inner, _permit: Some(permit) })
+    }
+}
+
+/// A connection that [`Driver::run`] must drive.
+#[derive(Debug)]
+pub struct Driver {
+    connection: Connection<Elastic>,
+    requests: mpsc::UnboundedReceiver<Opened>,
+}
+
+/// Makes a connection of the two halves of an exec stream. `silence` hears every byte that comes.
+/// Must be called within a runtime, which runs the pump.
+pub fn connect<R, W>(side: Side, reader: R, writer: W, silence: Arc<Silence>) -> (Opener, Driver)
+where
+    R: AsyncRead + Send + Unpin + 'static,
+    W: AsyncWrite + Send + Unpin + 'static,
+{
+    let mode = match side {
+        Side::Host => Mode::Client,
+        Side::Keeper => Mode::Server,
+    };
+    let connection =
+        Connection::new(Elastic::new(Box::new(reader), writer, silence), config(), mode);
+    let (sender, requests) = mpsc::unbounded_channel();
+    let opener = Opener { requests: sender, permits: Arc::new(Semaphore::new(MAX_OPENED)) };
+    (opener, Driver { connection, requests })
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config.set_max_connection_receive_window(Some(MAX_IN_FLIGHT));
+    config.set_split_send_size(2 * MAX_DATA);
+    config
+}
+
+impl Driver {
+    /// Drives the connection until it ends, and says why it did. `inbound` gets the streams that
+    /// the other side opens and must not wait.
+    pub async fn run(mut self, mut inbound: impl FnMut(Stream)) -> String {
+        let mut waiting: Option<Opened> = None;
+        poll_fn(|cx| self.poll(cx, &mut waiting, &mut inbound)).await
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        waiting: &mut Option<Opened>,
+        inbound: &mut impl FnMut(Stream),
+    ) -> Poll<String> {
+        loop {
+            match self.connection.poll_next_inbound(cx) {
+                Poll::Ready(Some(Ok(stream))) => {
+                    inbound(Stream { inner: stream.compat(), _permit: None });
+                    continue;
+                }
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(error.to_string()),
+                Poll::Ready(None) => return Poll::Ready("the stream ended".to_owned()),
+                Poll::Pending => {}
+            }
+            if waiting.is_none() {
+                match ready!(self.requests.poll_recv(cx)) {
+                    Some(opened) => *waiting = Some(opened),
+                    None => return Poll::Ready("the connection was given up".to_owned()),
+                }
+            }
+            match ready!(self.connection.poll_new_outbound(cx)) {
+                Ok(stream) => {
+                    if let Some(opened) = waiting.take() {
+                        // Nobody waits for it any more: it is dropped and never said anything.
+                        let _ = opened.send(stream);
+                    }
+                }
+                Err(error) => return Poll::Ready(error.to_string()),
+            }
+        }
+    }
+}
