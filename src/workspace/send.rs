@@ -262,7 +262,10 @@ enum Reading {
     /// What was sent is what the file was.
     Whole(Node),
     /// It changed meanwhile.
-    Changed,
+    Changed {
+        /// An entry of it was sent all the same, and has to be replaced.
+        sent: bool,
+    },
     /// It is not there any more.
     Gone,
 }
@@ -297,6 +300,7 @@ impl<W: Write> Sending<W> {
                 Ok(true)
             }
             NodeKind::File => {
+                let mut begun = false;
                 for attempt in 0..TRIES {
                     if attempt > 0 {
                         std::thread::sleep(PAUSE * attempt);
@@ -306,8 +310,10 @@ impl<W: Write> Sending<W> {
                             *node = read;
                             return Ok(true);
                         }
+                        // What was sent of it cannot be taken back.
+                        Reading::Gone if begun => break,
                         Reading::Gone => return Ok(false),
-                        Reading::Changed => {}
+                        Reading::Changed { sent } => begun |= sent,
                     }
                 }
                 Err(SendError::Changing { path: path.clone() })
@@ -352,7 +358,7 @@ impl<W: Write> Sending<W> {
             read.map_err(fail)?;
             sent.map_err(SendError::Write)?;
             if !same {
-                return Ok(Reading::Changed);
+                return Ok(Reading::Changed { sent: false });
             }
             size
         } else {
@@ -376,7 +382,7 @@ impl<W: Write> Sending<W> {
             // Shorter than told: the entry is filled up, and comes again.
             self.entries.end_file(node.size, left).map_err(SendError::Write)?;
             if left > 0 || !unchanged(&file, &before) {
-                return Ok(Reading::Changed);
+                return Ok(Reading::Changed { sent: true });
             }
             node.size
         };
