@@ -342,7 +342,9 @@ PY
     println!("{ended:?}");
     let fingerprint = container.keeper().reset().await?;
     assert_eq!(fingerprint, armed.fingerprint);
-    let (_, out, _) = container.run("find /app /tmp /home/codex /var/tmp /dev/shm /dev/mqueue /cache -mindepth 1").await;
+    let (_, out, _) = container
+        .run("find /app /tmp /home/codex /var/tmp /dev/shm /dev/mqueue /cache -mindepth 1")
+        .await;
     assert_eq!(out, "");
     Ok(())
 }
@@ -381,8 +383,7 @@ async fn a_gigabyte_of_output_and_a_host_that_does_not_read() -> Result<(), Fail
     container.arm().await;
     println!("round trip {:?}", round_trip(container.keeper()).await?);
     println!("keeper idle: {}", anonymous(&container).await);
-    let mut program =
-        container.keeper().spawn(request("head -c 1073741824 /dev/zero", "")).await?;
+    let mut program = container.keeper().spawn(request("head -c 1073741824 /dev/zero", "")).await?;
     // While nobody reads, the program waits and everything else goes on.
     tokio::time::sleep(Duration::from_millis(300)).await;
     println!("round trip beside it {:?}", round_trip(container.keeper()).await?);
@@ -453,8 +454,7 @@ async fn throughput_of_large_and_of_many_files() -> Result<(), Failure> {
     println!("reset: {:?}", container.keeper().reset().await.map(|_| ())?);
 
     let files: Vec<String> = (0..10_000).map(|i| format!("d{}/f{i}", i / 100)).collect();
-    let files: Vec<(&str, &[u8])> =
-        files.iter().map(|path| (&path[..], &large[..1024])).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|path| (&path[..], &large[..1024])).collect();
     let tar = tree(&files);
     let started = Instant::now();
     container.put(tar).await?;
@@ -493,10 +493,8 @@ async fn faults_are_told_by_name() -> Result<(), Failure> {
     assert_eq!(exit.disk_full.as_deref(), Some("/tmp"), "{exit:?}");
     container.keeper().reset().await?;
     // At the process limit, end still works.
-    let mut program = container
-        .keeper()
-        .spawn(request("while :; do sleep 1000 & done 2>/dev/null", ""))
-        .await?;
+    let mut program =
+        container.keeper().spawn(request("while :; do sleep 1000 & done 2>/dev/null", "")).await?;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let ended = container.keeper().end().await?;
     println!("{ended:?}");
@@ -522,10 +520,9 @@ async fn faults_are_told_by_name() -> Result<(), Failure> {
     container.keeper().end().await?;
     let refused = container.collect().await.unwrap_err();
     assert!(matches!(&refused, KeeperError::Refused(s) if s.contains("sparse")), "{refused}");
-    let no_such = container.keeper().spawn(SpawnRequest {
-        argv: vec!["/no/such".to_owned()],
-        ..request("", "")
-    });
+    let no_such = container
+        .keeper()
+        .spawn(SpawnRequest { argv: vec!["/no/such".to_owned()], ..request("", "") });
     assert!(matches!(no_such.await, Err(KeeperError::Refused(_))));
     // A connection to the forwarded port comes out here.
     let keeper = container.keeper().clone();

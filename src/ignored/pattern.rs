@@ -3,6 +3,9 @@
 /// Steps that one match may take; a pattern that needs more is hostile and matches nothing.
 const MAX_STEPS: u32 = 50_000;
 
+/// The longest pattern in bytes; matching calls itself for each star, and must not run out of stack.
+const MAX_PATTERN: usize = 1024;
+
 /// One pattern.
 #[derive(Debug)]
 pub(super) struct Pattern {
@@ -40,7 +43,7 @@ impl Pattern {
             Some(rest) => (true, rest),
             None => (false, line),
         };
-        if line.is_empty() {
+        if line.is_empty() || line.len() > MAX_PATTERN {
             return None;
         }
         let name_only = !line.contains(&b'/');

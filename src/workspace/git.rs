@@ -12,14 +12,16 @@
 //! ```
 
 use std::ffi::OsString;
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
 
-use super::git_command::git;
+use super::git_command::{git, git_below};
 use super::git_config::GitConfig;
 use super::git_index::Tracked;
 use super::{Workspace, beneath};
@@ -65,7 +67,9 @@ impl Repository {
     pub(super) fn find(workspace: &Workspace) -> Self {
         let root = workspace.root.as_fd();
         match statat(root, c".git", AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => Self::ordinary(root),
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {
+                Self::ordinary(root, workspace.path.parent())
+            }
             Ok(_) => {
                 let why = "it is a file or link that leads elsewhere (a worktree or a submodule)";
                 let mut found = Self::elsewhere(root).unwrap_or_else(Self::none);
@@ -88,7 +92,9 @@ impl Repository {
     }
 
     /// The repository whose `.git` is a directory in `root`.
-    fn ordinary(root: BorrowedFd<'_>) -> Self {
+    /// Git is kept from looking for another one above, in the directory `above`.
+    fn ordinary(root: BorrowedFd<'_>, above: Option<&Path>) -> Self {
+        let here = |arguments: &[&str]| git_below(root, above, arguments);
         let mut found = Self { exists: true, ..Self::none() };
         let directory = match openat(root, c".git", beneath::DIRECTORY, Mode::empty()) {
             Ok(directory) => directory,
@@ -99,27 +105,23 @@ impl Repository {
         };
         // Two programs to start: side by side.
         let (listing, refs) = std::thread::scope(|scope| {
-            let refs = scope.spawn(|| git(root, &["for-each-ref", made::REF_FORMAT]));
-            let listing = git(root, &["config", "-z", "--list"]);
+            let refs = scope.spawn(|| here(&["for-each-ref", made::REF_FORMAT]));
+            let listing = here(&["config", "-z", "--list"]);
             (listing, refs.join())
         });
         let config = GitConfig::parse(listing.as_deref().unwrap_or_default());
         found.global = global_excludes(&config);
         let own = read(directory.as_fd(), "info/exclude").ok().flatten().unwrap_or_default();
         found.rules = Rules::new(&[&found.global, &own]);
-        let index = match read_index(directory.as_fd()) {
-            Ok(Some((bytes, mtime))) => match Tracked::parse(&bytes, config.hash_len()) {
-                Ok(tracked) => {
-                    found.tracked = tracked;
-                    Some((bytes, mtime))
-                }
-                // Git itself reads what is too odd for us; such an index stays home.
-                Err(_) => {
-                    found.tracked = listed(root);
-                    None
-                }
-            },
-            _ => None,
+        let index = Index::open(directory.as_fd());
+        let tracked = index.as_ref().and_then(|index| index.tracked(config.hash_len()));
+        // Git itself reads what is too odd for us; such an index stays home.
+        let index = index.filter(|_| tracked.is_some());
+        found.tracked = match tracked {
+            Some(tracked) => tracked,
+            None => here(&["ls-files", "-z", "--cached"])
+                .map(|listing| Tracked::from_listing(&listing))
+                .unwrap_or_default(),
         };
         found.sent = match (listing, refs) {
             (Err(error), _) | (_, Ok(Err(error))) => Sent::StayedHome(stays(&error.to_string())),
@@ -199,14 +201,10 @@ impl Repository {
             return (Rules::new(&[global]), Tracked::default());
         };
         let own = read(directory.as_fd(), "info/exclude").ok().flatten().unwrap_or_default();
-        let tracked = match read_index(directory.as_fd()) {
-            // Either length may be right; the other one does not parse.
-            Ok(Some((bytes, _))) => [20, 32]
-                .into_iter()
-                .find_map(|length| Tracked::parse(&bytes, length).ok())
-                .unwrap_or_default(),
-            _ => Tracked::default(),
-        };
+        // Either length of names may be right; with the other one it does not parse.
+        let tracked = Index::open(directory.as_fd())
+            .and_then(|index| [20, 32].into_iter().find_map(|length| index.tracked(length)))
+            .unwrap_or_default();
         (Rules::new(&[global, &own]), tracked)
     }
 }
@@ -232,27 +230,48 @@ fn read(directory: BorrowedFd<'_>, path: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// The index and the time of its last change, in seconds.
-fn read_index(directory: BorrowedFd<'_>) -> io::Result<Option<(Vec<u8>, i64)>> {
-    // Git replaces it by rename: what is open does not change.
-    let fd: OwnedFd = match openat(directory, c"index", beneath::FILE, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(_) => return Ok(None),
-    };
-    let stat = rustix::fs::fstat(&fd)?;
-    if !FileType::from_raw_mode(stat.st_mode).is_file() || stat.st_size as u64 > INDEX_BYTES {
-        return Ok(None);
-    }
-    let mut bytes = Vec::with_capacity(stat.st_size as usize);
-    io::Read::read_to_end(&mut std::fs::File::from(fd), &mut bytes)?;
-    Ok(Some((bytes, stat.st_mtime)))
+/// An open index. Git replaces it by rename, so what is open does not change.
+#[derive(Debug)]
+pub(super) struct Index {
+    file: File,
+    pub(super) size: u64,
+    /// Seconds of its last change, which git compares with those of files.
+    pub(super) mtime: i64,
 }
 
-/// Tracked paths as git lists them.
-fn listed(root: BorrowedFd<'_>) -> Tracked {
-    git(root, &["ls-files", "-z", "--cached"])
-        .map(|listing| Tracked::from_listing(&listing))
-        .unwrap_or_default()
+impl Index {
+    /// Opens the index in a `.git`, if there is one of a size that can be.
+    fn open(directory: BorrowedFd<'_>) -> Option<Self> {
+        let file = File::from(openat(directory, c"index", beneath::FILE, Mode::empty()).ok()?);
+        let stat = rustix::fs::fstat(&file).ok()?;
+        let size = stat.st_size.unsigned_abs();
+        let ordinary = FileType::from_raw_mode(stat.st_mode).is_file() && size <= INDEX_BYTES;
+        ordinary.then_some(Self { file, size, mtime: stat.st_mtime })
+    }
+
+    /// Reads it from its beginning.
+    pub(super) fn reader(&self) -> impl Read + '_ {
+        IndexReader { index: self, at: 0 }
+    }
+
+    fn tracked(&self, hash_len: usize) -> Option<Tracked> {
+        let mut bytes = Vec::with_capacity(usize::try_from(self.size).ok()?);
+        self.reader().take(INDEX_BYTES).read_to_end(&mut bytes).ok()?;
+        Tracked::parse(&bytes, hash_len).ok()
+    }
+}
+
+struct IndexReader<'a> {
+    index: &'a Index,
+    at: u64,
+}
+
+impl Read for IndexReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.index.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
 }
 
 /// The patterns of `core.excludesFile`.

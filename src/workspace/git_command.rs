@@ -8,6 +8,7 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -67,7 +68,24 @@ pub enum GitCommandError {
 ///
 /// When git cannot run, fails, is late, or floods; see [`GitCommandError`].
 pub fn git(directory: BorrowedFd<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitCommandError> {
-    let mut child = command(directory)
+    git_below(directory, None, arguments)
+}
+
+/// As [`git()`], and git does not look for a repository in the directory `above` or higher.
+///
+/// # Errors
+///
+/// As [`git()`].
+pub fn git_below(
+    directory: BorrowedFd<'_>,
+    above: Option<&Path>,
+    arguments: &[&str],
+) -> Result<Vec<u8>, GitCommandError> {
+    let mut command = command(directory);
+    if let Some(above) = above {
+        command.env("GIT_CEILING_DIRECTORIES", above);
+    }
+    let mut child = command
         .args(arguments)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

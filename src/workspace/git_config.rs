@@ -82,8 +82,8 @@ impl GitConfig {
                     return Some("it is a partial clone, which lacks objects".into());
                 }
                 let known = EXTENSIONS.contains(&extension)
-                    && !(extension == "refstorage" && value != "files")
-                    && !(extension == "objectformat" && !matches!(&**value, "sha1" | "sha256"));
+                    && (extension != "refstorage" || value == "files")
+                    && (extension != "objectformat" || matches!(&**value, "sha1" | "sha256"));
                 if !known {
                     return Some(format!("it uses the extension {extension} = {value}"));
                 }

@@ -8,7 +8,7 @@
 //! moment later.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
@@ -319,7 +319,8 @@ impl Roots {
             }
         }
         let mut allowed = self.allowed.iter().chain([&self.default.1]);
-        if allowed.any(|allowed| path.starts_with(real(allowed))) {
+        // An empty path would be the beginning of every other one.
+        if allowed.any(|allowed| allowed.is_absolute() && path.starts_with(real(allowed))) {
             Ok(())
         } else {
             Err(RootError::NotAllowed { path: path.to_owned() })
@@ -433,7 +434,6 @@ fn find_working_dir(root: &Path, asked: &Path, given: &str) -> Result<Option<Rel
 /// As [`Roots::resolve`], but nothing is refused.
 pub fn open_unchecked(path: &Path) -> Result<Workspace, RootError> {
     let (root, key, path) = open(path)?;
-    debug_assert!(root.as_fd().try_clone_to_owned().is_ok());
     Ok(Workspace { path, root: Arc::new(root), working_dir: None, key, exclude: Vec::new() })
 }
 

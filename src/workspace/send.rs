@@ -15,7 +15,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, fstat, openat};
+use rustix::fs::{AtFlags, FileType, Mode, fstat, openat, statat};
 
 use super::beneath::{self, Parents};
 use super::git::{Made, ObjectFile, Repository, Sent};
@@ -185,9 +185,9 @@ pub fn send(
         Sent::None => (None, GitSent::None),
         Sent::StayedHome(why) => (None, GitSent::StayedHome(why)),
     };
-    if matches!(git, GitSent::StayedHome(_)) && has_git(workspace) {
+    if let (GitSent::StayedHome(_), Some(path)) = (&git, name_of_git(workspace)) {
         selection.stayed_home_total += 1;
-        let told = StayedHome { path: ".git/".into(), reason: StayReason::Git };
+        let told = StayedHome { path: path.into(), reason: StayReason::Git };
         selection.stayed_home.truncate(Snapshot::MAX_STAYED_HOME - 1);
         selection.stayed_home.insert(0, told);
     }
@@ -232,9 +232,10 @@ pub fn send(
     })
 }
 
-fn has_git(workspace: &Workspace) -> bool {
-    use rustix::fs::{AtFlags, statat};
-    statat(&*workspace.root, c".git", AtFlags::SYMLINK_NOFOLLOW).is_ok()
+/// How the workspace's own `.git` is named among what stayed home, if there is one.
+fn name_of_git(workspace: &Workspace) -> Option<&'static str> {
+    let stat = statat(&*workspace.root, c".git", AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some(if FileType::from_raw_mode(stat.st_mode).is_dir() { ".git/" } else { ".git" })
 }
 
 fn check_limits(
@@ -261,7 +262,10 @@ enum Reading {
     /// What was sent is what the file was.
     Whole(Node),
     /// It changed meanwhile.
-    Changed,
+    Changed {
+        /// An entry of it was sent all the same, and has to be replaced.
+        sent: bool,
+    },
     /// It is not there any more.
     Gone,
 }
@@ -296,6 +300,7 @@ impl<W: Write> Sending<W> {
                 Ok(true)
             }
             NodeKind::File => {
+                let mut begun = false;
                 for attempt in 0..TRIES {
                     if attempt > 0 {
                         std::thread::sleep(PAUSE * attempt);
@@ -305,8 +310,10 @@ impl<W: Write> Sending<W> {
                             *node = read;
                             return Ok(true);
                         }
+                        // What was sent of it cannot be taken back.
+                        Reading::Gone if begun => break,
                         Reading::Gone => return Ok(false),
-                        Reading::Changed => {}
+                        Reading::Changed { sent } => begun |= sent,
                     }
                 }
                 Err(SendError::Changing { path: path.clone() })
@@ -351,7 +358,7 @@ impl<W: Write> Sending<W> {
             read.map_err(fail)?;
             sent.map_err(SendError::Write)?;
             if !same {
-                return Ok(Reading::Changed);
+                return Ok(Reading::Changed { sent: false });
             }
             size
         } else {
@@ -375,7 +382,7 @@ impl<W: Write> Sending<W> {
             // Shorter than told: the entry is filled up, and comes again.
             self.entries.end_file(node.size, left).map_err(SendError::Write)?;
             if left > 0 || !unchanged(&file, &before) {
-                return Ok(Reading::Changed);
+                return Ok(Reading::Changed { sent: true });
             }
             node.size
         };
@@ -390,16 +397,19 @@ impl<W: Write> Sending<W> {
             if path.is_empty() { b".git".to_vec() } else { [b".git/", path].concat() }
         };
         let (mut files, mut bytes) = (0, 0);
-        let time = made.index.as_ref().map_or(0, |(_, time)| *time);
+        let time = made.index.as_ref().map_or(0, |index| index.mtime);
         for directory in made.directories() {
             self.entries.directory(&below(&directory), time).map_err(SendError::Write)?;
         }
-        let index = made.index.iter().map(|(contents, _)| (&b"index"[..], contents));
-        let small = made.small_files().iter().map(|(path, contents)| (&path[..], contents));
-        for (path, contents) in small.chain(index) {
+        for (path, contents) in made.small_files() {
             self.entries.file(&below(path), contents, false, time).map_err(SendError::Write)?;
             files += 1;
             bytes += contents.len() as u64;
+        }
+        if let Some(index) = &made.index {
+            self.unchanging(b".git/index", index.reader(), index.size, index.mtime)?;
+            files += 1;
+            bytes += index.size;
         }
         let mut folders = std::collections::HashSet::new();
         let mut sent = std::collections::HashSet::new();
@@ -434,31 +444,39 @@ impl<W: Write> Sending<W> {
     /// Sends one file of the objects; `false` if it is gone.
     fn object(&mut self, made: &Made, object: &ObjectFile) -> Result<bool, SendError> {
         let path = [b".git/objects/", &*object.path].concat();
-        let fail = |error: io::Error| SendError::unreadable(&path, error);
-        let mut file = match made.open(object) {
+        let file = match made.open(object) {
             Ok(file) => file,
             Err(error) if is_gone(&error) => return Ok(false),
-            Err(error) => return Err(fail(error)),
+            Err(error) => return Err(SendError::unreadable(&path, error)),
         };
-        self.entries
-            .begin_file(&path, object.size, false, object.mtime)
-            .map_err(SendError::Write)?;
+        self.unchanging(&path, file, object.size, object.mtime)?;
+        Ok(true)
+    }
+
+    /// Sends a file of `.git` that git replaces and never writes again.
+    fn unchanging(
+        &mut self,
+        path: &[u8],
+        mut file: impl Read,
+        size: u64,
+        mtime: i64,
+    ) -> Result<(), SendError> {
+        self.entries.begin_file(path, size, false, mtime).map_err(SendError::Write)?;
         self.buffer.resize(CHUNK, 0);
-        let mut left = object.size;
+        let mut left = size;
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
             match file.read(&mut self.buffer[..want]) {
-                Ok(0) => return Err(SendError::Repacking("an object was cut short".into())),
+                Ok(0) => return Err(SendError::Repacking("a file was cut short".into())),
                 Ok(count) => {
                     self.entries.data(&self.buffer[..count]).map_err(SendError::Write)?;
                     left -= count as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(fail(error)),
+                Err(error) => return Err(SendError::unreadable(path, error)),
             }
         }
-        self.entries.end_file(object.size, 0).map_err(SendError::Write)?;
-        Ok(true)
+        self.entries.end_file(size, 0).map_err(SendError::Write)
     }
 }
 

@@ -34,7 +34,11 @@ async fn a_wrong_call_is_told_in_one_sentence_and_leaves_nothing() {
         (json!({"prompt": "x", "repo": "/"}), "workspace_refused", "/"),
         (json!({"prompt": "x", "repo": home}), "workspace_refused", "home"),
         (json!({"prompt": "x", "repo": outside}), "workspace_refused", "workspace.allowed"),
-        (json!({"prompt": "x", "repo": format!("{project}/leads_out")}), "workspace_refused", "workspace.allowed"),
+        (
+            json!({"prompt": "x", "repo": format!("{project}/leads_out")}),
+            "workspace_refused",
+            "workspace.allowed",
+        ),
         (json!({"prompt": "x", "working_dir": "/etc"}), "invalid_argument", "/etc"),
         (json!({"prompt": "x", "working_dir": "src/../.."}), "invalid_argument", ".."),
         (json!({"prompt": "x", "working_dir": "none"}), "invalid_argument", "none"),
@@ -67,12 +71,34 @@ async fn a_wrong_call_is_told_in_one_sentence_and_leaves_nothing() {
 async fn what_is_missing_is_named_with_what_to_do() {
     need_engine!();
     let cases = [
-        (Options::default().env("DOCKER_HOST", "unix:///nowhere/docker.sock"), "engine_unavailable", "/nowhere/docker.sock"),
+        (
+            Options::default().env("DOCKER_HOST", "unix:///nowhere/docker.sock"),
+            "engine_unavailable",
+            "/nowhere/docker.sock",
+        ),
         (Options::default().env("DOCKER_HOST", "ssh://somewhere"), "engine_unavailable", "ssh"),
-        (Options::default().set("container", "image = \"no-such-image:1\""), "image_missing", "image build"),
-        (Options::default().set("container", "image = \"codex-base:other\""), "image_outdated", "image build"),
-        (Options::default().set("model", "base_url = \"http://127.0.0.1:9/v1\"\nauth = \"api-key\"").no_model(), "auth_missing", "OPENAI_API_KEY"),
-        (Options::default().set("workspace", "max_files = 1"), "workspace_too_large", "workspace.max_files"),
+        (
+            Options::default().set("container", "image = \"no-such-image:1\""),
+            "image_missing",
+            "image build",
+        ),
+        (
+            Options::default().set("container", "image = \"codex-base:other\""),
+            "image_outdated",
+            "image build",
+        ),
+        (
+            Options::default()
+                .set("model", "base_url = \"http://127.0.0.1:9/v1\"\nauth = \"api-key\"")
+                .no_model(),
+            "auth_missing",
+            "OPENAI_API_KEY",
+        ),
+        (
+            Options::default().set("workspace", "max_files = 1"),
+            "workspace_too_large",
+            "workspace.max_files",
+        ),
     ];
     tag_foreign_image();
     for (options, kind, word) in cases {

@@ -9,10 +9,7 @@ use crate::need_engine;
 use crate::support::{Options, Server, requests, tree};
 
 fn hanging() -> Script {
-    Script::always(vec![
-        Step::run("echo early > early.txt; sleep 600"),
-        Step::Say("never".into()),
-    ])
+    Script::always(vec![Step::run("echo early > early.txt; sleep 600"), Step::Say("never".into())])
 }
 
 #[tokio::test]
@@ -97,7 +94,8 @@ async fn sigterm_ends_the_server_and_its_containers() {
 #[tokio::test]
 async fn progress_begins_at_once_and_always_grows() {
     need_engine!();
-    let script = Script::always(vec![Step::Wait(500), Step::run("sleep 1"), Step::Say("ok".into())]);
+    let script =
+        Script::always(vec![Step::Wait(500), Step::run("sleep 1"), Step::Say("ok".into())]);
     let mut server = Server::start(script, Options::default()).await;
     let result = server.run("work").await;
     assert_eq!(result["success"], true, "{result}");

@@ -23,7 +23,8 @@ async fn codex_changes_the_workspace_in_a_container_that_was_waiting() {
     assert_eq!(result["container_id"].as_str().unwrap().len(), 12);
     assert!(result["usage"]["input_tokens"].as_u64() > Some(0));
     let timings = &result["timings_ms"];
-    for phase in ["queue", "checkout", "send", "first_request", "codex", "collect", "apply", "total"]
+    for phase in
+        ["queue", "checkout", "send", "first_request", "codex", "collect", "apply", "total"]
     {
         assert!(timings[phase].is_number(), "{phase} is missing in {timings}");
     }
@@ -35,7 +36,15 @@ async fn codex_changes_the_workspace_in_a_container_that_was_waiting() {
 
     // The run is on record, whole.
     let folder = server.runs().join(result["run_id"].as_str().unwrap());
-    for name in ["request.json", "events.jsonl", "stderr.log", "changes.tar", "changes.json", "diff.patch", "result.json"] {
+    for name in [
+        "request.json",
+        "events.jsonl",
+        "stderr.log",
+        "changes.tar",
+        "changes.json",
+        "diff.patch",
+        "result.json",
+    ] {
         assert!(folder.join(name).exists(), "{name} is missing");
     }
     assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
@@ -143,7 +152,8 @@ async fn the_container_has_no_network_no_credential_and_no_privilege() {
         ),
         Step::Say("Done.".into()),
     ]);
-    let options = Options::default().env("OPENAI_API_KEY", secret).set("model", "hosted_tools = []");
+    let options =
+        Options::default().env("OPENAI_API_KEY", secret).set("model", "hosted_tools = []");
     let mut server = Server::start(script, options).await;
     let result = server.run("look around").await;
     assert_eq!(result["success"], true, "{result}\n{}", server.log());

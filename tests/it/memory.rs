@@ -24,7 +24,8 @@ async fn a_quarter_gibibyte_each_way_leaves_the_server_small() {
     let home = tempfile::TempDir::new().unwrap();
     let workspace = home.path().join("project");
     std::fs::create_dir(&workspace).unwrap();
-    let chunk: Vec<u8> = (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let chunk: Vec<u8> =
+        (0..1 << 20).map(|i: u32| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let mut big = std::fs::File::create(workspace.join("big")).unwrap();
     for _ in 0..256 {
         std::io::Write::write_all(&mut big, &chunk).unwrap();

@@ -8,7 +8,9 @@ use crate::support::{Options, Server, tree};
 
 fn script() -> Script {
     Script::always(vec![
-        Step::run("printf 'pub fn one() -> u32 { 2 }\\n' > src/lib.rs; rm README.md; echo n > new.txt"),
+        Step::run(
+            "printf 'pub fn one() -> u32 { 2 }\\n' > src/lib.rs; rm README.md; echo n > new.txt",
+        ),
         Step::Say("I propose this.".into()),
     ])
 }
@@ -18,8 +20,7 @@ async fn suggest_changes_nothing_until_it_is_applied() {
     need_engine!();
     let mut server = Server::start(script(), Options::default()).await;
     let before = tree(&server.workspace);
-    let result =
-        server.call("codex_run", json!({"prompt": "propose", "mode": "suggest"})).await;
+    let result = server.call("codex_run", json!({"prompt": "propose", "mode": "suggest"})).await;
     assert_eq!(result["success"], true, "{result}\n{}", server.log());
     assert_eq!(result["changes_state"], "held");
     assert_eq!(result["files_changed"], json!(["README.md", "new.txt", "src/lib.rs"]));
@@ -30,15 +31,12 @@ async fn suggest_changes_nothing_until_it_is_applied() {
     let diff = page["diff"].as_str().unwrap();
     assert!(diff.contains("-pub fn one() -> u32 { 1 }\n+pub fn one() -> u32 { 2 }"), "{diff}");
     assert!(diff.contains("deleted file mode 100644"), "{diff}");
-    let part = server
-        .call("codex_run_diff", json!({"run_id": run_id, "paths": ["new.txt"]}))
-        .await;
+    let part = server.call("codex_run_diff", json!({"run_id": run_id, "paths": ["new.txt"]})).await;
     let diff = part["diff"].as_str().unwrap();
     assert!(diff.contains("+n") && !diff.contains("lib.rs"), "{diff}");
 
-    let applied = server
-        .call("codex_run_apply", json!({"run_id": run_id, "paths": ["new.txt"]}))
-        .await;
+    let applied =
+        server.call("codex_run_apply", json!({"run_id": run_id, "paths": ["new.txt"]})).await;
     assert_eq!(applied["files_changed"], json!(["new.txt"]), "{applied}");
     assert_eq!(applied["changes_state"], "partly");
     assert_eq!(server.read("new.txt"), "n\n");
@@ -100,8 +98,13 @@ async fn what_editors_execute_is_held_for_a_person() {
     assert_eq!(result["success"], true, "{result}\n{}", server.log());
     assert_eq!(result["changes_state"], "partly", "{result}");
     assert_eq!(result["files_changed"], json!(["fine.txt"]));
-    for path in [".vscode/tasks.json", "sub/.git", ".GIT/config", "out", "up", ".git/hooks/post-checkout"] {
-        assert!(std::fs::symlink_metadata(server.workspace.join(path)).is_err(), "{path} was applied");
+    for path in
+        [".vscode/tasks.json", "sub/.git", ".GIT/config", "out", "up", ".git/hooks/post-checkout"]
+    {
+        assert!(
+            std::fs::symlink_metadata(server.workspace.join(path)).is_err(),
+            "{path} was applied"
+        );
     }
     for change in result["changes"].as_array().unwrap() {
         assert_eq!(change["state"] == "held", change["reason"].is_string(), "{change}");

@@ -80,11 +80,8 @@ impl Server {
         home: TempDir,
         workspace: PathBuf,
     ) -> Self {
-        let model = if options.no_model {
-            None
-        } else {
-            Some(ScriptedModel::start(script).await.unwrap())
-        };
+        let model =
+            if options.no_model { None } else { Some(ScriptedModel::start(script).await.unwrap()) };
         let config = write_config(home.path(), &workspace, model.as_ref(), &options);
         let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-codex-orchestrator"));
         command
@@ -230,7 +227,11 @@ impl Server {
         assert!(self.noise.lock().is_empty(), "on stdout: {:?}", self.noise.lock());
         for run in std::fs::read_dir(self.runs()).into_iter().flatten().flatten() {
             if run.file_type().unwrap().is_dir() {
-                assert!(run.path().join("result.json").exists(), "{} has no result", run.path().display());
+                assert!(
+                    run.path().join("result.json").exists(),
+                    "{} has no result",
+                    run.path().display()
+                );
             }
         }
     }
@@ -279,7 +280,11 @@ fn write_config(
 ) -> PathBuf {
     let mut sections: HashMap<&str, Vec<String>> = HashMap::new();
     let mut add = |section, line: String| sections.entry(section).or_default().push(line);
-    if !options.config.iter().any(|(section, line)| *section == "workspace" && line.starts_with("path")) {
+    if !options
+        .config
+        .iter()
+        .any(|(section, line)| *section == "workspace" && line.starts_with("path"))
+    {
         add("workspace", format!("path = {workspace:?}"));
     }
     add("runs", format!("dir = {:?}", home.join("runs")));

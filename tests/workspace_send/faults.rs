@@ -71,6 +71,19 @@ fn a_file_that_never_holds_still_is_an_error_that_names_it() {
 }
 
 #[test]
+fn a_large_file_of_which_half_was_sent_when_it_went_is_an_error() {
+    let tree = Tree::new();
+    tree.write("big", vec![b'a'; 3_000_000]);
+    let path = tree.path().join("big");
+    let mut out = Meddler(Vec::new(), || {
+        let _ = fs::write(&path, "cut").and_then(|()| fs::remove_file(&path));
+    });
+    let workspace = open_unchecked(tree.path()).unwrap();
+    let error = send(&workspace, &rules(), &mut out).unwrap_err();
+    assert!(error.to_string().starts_with("big in the workspace changes"), "{error}");
+}
+
+#[test]
 fn a_file_that_goes_meanwhile_is_left_out() {
     let tree = Tree::new();
     tree.write("big", vec![b'a'; 1 << 20]).write("gone", "g").write("stays", "s");

@@ -4,6 +4,8 @@
 use std::fs;
 use std::process::Command;
 
+use mcp_codex_orchestrator::workspace::root::open_unchecked;
+use mcp_codex_orchestrator::workspace::send::send;
 use mcp_codex_orchestrator::workspace::{GitSent, StayReason};
 
 use crate::{Sent, Tree, git};
@@ -188,6 +190,19 @@ fn patterns_of_info_exclude_go_along() {
 }
 
 #[test]
+fn patterns_of_the_users_excludes_file_count_and_go_along() {
+    let tree = project();
+    let excludes = tempfile::NamedTempFile::new().unwrap();
+    fs::write(excludes.path(), ".idea/\n*.swp\n").unwrap();
+    tree.git(&["config", "core.excludesFile", excludes.path().to_str().unwrap()]);
+    tree.write(".git/info/exclude", "!keep.swp");
+    tree.write(".idea/x", "x").write("a.swp", "").write("keep.swp", "");
+    let sent = tree.send();
+    assert_eq!(sent.stayed(), [(".idea/", StayReason::IgnoredDirectory)]);
+    assert_eq!(status(&sent), "?? keep.swp\n");
+}
+
+#[test]
 fn a_worktrees_git_stays_home_and_its_files_travel() {
     let tree = project();
     let other = tempfile::tempdir().unwrap();
@@ -195,16 +210,14 @@ fn a_worktrees_git_stays_home_and_its_files_travel() {
     tree.git(&["worktree", "add", "-q", path.to_str().unwrap(), "side/line"]);
     fs::write(path.join(".gitignore"), "out/\n").unwrap();
     fs::create_dir(path.join("out")).unwrap();
-    let workspace = mcp_codex_orchestrator::workspace::root::open_unchecked(&path).unwrap();
+    let workspace = open_unchecked(&path).unwrap();
     let mut tar = Vec::new();
-    let snapshot =
-        mcp_codex_orchestrator::workspace::send::send(&workspace, &crate::rules(), &mut tar)
-            .unwrap();
+    let snapshot = send(&workspace, &crate::rules(), &mut tar).unwrap();
     assert!(matches!(&snapshot.git, GitSent::StayedHome(why) if why.contains("worktree")));
     let names: Vec<String> = snapshot.nodes.keys().map(ToString::to_string).collect();
     assert_eq!(names, [".gitignore", "a", "run.sh", "src", "src/b"]);
     let stayed: Vec<&str> = snapshot.stayed_home.iter().map(|home| &*home.path).collect();
-    assert_eq!(stayed, [".git/", "out/"]);
+    assert_eq!(stayed, [".git", "out/"]);
 }
 
 #[test]
@@ -264,4 +277,15 @@ fn a_file_changed_in_the_second_of_the_index_is_seen_as_changed() {
     tree.write("a", "one\nMORE\n");
     let sent = tree.send();
     assert_eq!(status(&sent), " M a\n");
+}
+
+#[test]
+fn a_git_directory_that_is_none_is_not_filled_from_a_repository_above() {
+    let outer = project();
+    outer.write("inner/.git/HEAD", "ref: refs/heads/main\n").write("inner/file", "f");
+    fs::create_dir_all(outer.path().join("inner/.git/objects")).unwrap();
+    let inner = open_unchecked(&outer.path().join("inner")).unwrap();
+    let snapshot = send(&inner, &crate::rules(), std::io::sink()).unwrap();
+    assert!(matches!(&snapshot.git, GitSent::StayedHome(_)), "{:?}", snapshot.git);
+    assert_eq!(snapshot.nodes.len(), 1);
 }

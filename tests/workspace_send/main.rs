@@ -1,6 +1,8 @@
 //! What goes into a container: sent trees are unpacked again and looked at, with git where there
 //! is a repository.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
+
 mod faults;
 mod files;
 mod git;

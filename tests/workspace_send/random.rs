@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 
+use mcp_codex_orchestrator::config::workspace::Ignored;
 use mcp_codex_orchestrator::workspace::NodeKind;
 use proptest::prelude::*;
 
-use crate::{Seen, Tree, listing};
+use crate::{Seen, Tree, listing, rules};
 
 /// A random tree: what is at each path.
 #[derive(Clone, Debug)]
@@ -77,5 +78,32 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+    #[test]
+    fn with_ignored_none_what_travels_is_what_git_lists(
+        before in proptest::collection::btree_set("[ab]{1,2}(/[ab]{1,2}){0,2}\\.x", 0..8),
+        after in proptest::collection::btree_set("[ab]{1,2}(/[ab]{1,2}){0,2}\\.x", 0..12),
+        patterns in proptest::collection::vec("!?/?[ab*?]{1,3}(/|\\.x)?", 0..5),
+        inner in proptest::collection::vec("!?/?[ab*?]{1,3}(/|\\.x)?", 0..3),
+    ) {
+        let tree = Tree::repository();
+        for path in &before {
+            tree.write(path, path);
+        }
+        tree.git(&["add", "-A"]);
+        for path in &after {
+            tree.write(path, path);
+        }
+        tree.write(".gitignore", patterns.join("\n"));
+        tree.write("a/.gitignore", inner.join("\n"));
+        let sent = tree.send_with(&crate::SendRules { ignored: Ignored::None, ..rules() }).unwrap();
+        let listed = tree.git(&["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+        let mut listed: Vec<&str> = listed.split('\0').filter(|path| !path.is_empty()).collect();
+        listed.sort_unstable();
+        prop_assert_eq!(sent.files(), listed);
     }
 }

@@ -11,12 +11,16 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
 use super::super::beneath;
 use super::super::git_config::GitConfig;
+use super::Index;
 
 /// How `for-each-ref` is asked: name of the object, the reference it points to, its own name.
 pub(super) const REF_FORMAT: &str = "--format=%(objectname) %(symref) %(refname)";
 
 /// How deep alternates of alternates go; git's own limit.
 const ALTERNATES_DEPTH: u32 = 5;
+
+/// A path below `.git`, and contents.
+pub(in crate::workspace) type SmallFile = (Vec<u8>, Vec<u8>);
 
 /// Everything that is needed to write a `.git`.
 #[derive(Debug)]
@@ -25,10 +29,8 @@ pub(in crate::workspace) struct Made {
     objects: Vec<OwnedFd>,
     /// Digits of an object's name.
     digits: usize,
-    /// Small files: path below `.git`, contents.
-    small: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The index and the seconds of its last change, which git compares with those of files.
-    pub(in crate::workspace) index: Option<(Vec<u8>, i64)>,
+    small: Vec<SmallFile>,
+    pub(in crate::workspace) index: Option<Index>,
 }
 
 /// A file of an object directory; its contents never change once it has its name.
@@ -49,7 +51,7 @@ impl Made {
         git: OwnedFd,
         config: &GitConfig,
         refs: &[u8],
-        index: Option<(Vec<u8>, i64)>,
+        index: Option<Index>,
         excludes: [&[u8]; 2],
     ) -> Result<Self, String> {
         if let Some(odd) = config.odd() {
@@ -110,7 +112,7 @@ impl Made {
     }
 
     /// Small files below `.git` and their contents.
-    pub(in crate::workspace) fn small_files(&self) -> &[(Vec<u8>, Vec<u8>)] {
+    pub(in crate::workspace) fn small_files(&self) -> &[SmallFile] {
         &self.small
     }
 
@@ -160,7 +162,7 @@ fn is_ref(name: &[u8]) -> bool {
 }
 
 /// `packed-refs`, and a file for each reference to a reference.
-fn written_refs(listing: &[u8], digits: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, String> {
+fn written_refs(listing: &[u8], digits: usize) -> Result<Vec<SmallFile>, String> {
     let odd = || String::from("its references are not ordinary ones");
     let mut packed = b"# pack-refs with: sorted \n".to_vec();
     let mut files = Vec::new();

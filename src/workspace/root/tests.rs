@@ -122,6 +122,11 @@ fn other_directories_need_to_be_allowed() {
     assert_eq!(kind, ErrorKind::WorkspaceRefused);
     assert!(text.contains("workspace.allowed"), "{text}");
     home.roots(&["home/other"]).resolve(Some(&home.text("home/other")), None).unwrap();
+    // An empty setting allows nothing.
+    let mut config = config();
+    config.allowed = vec![PathBuf::new()];
+    let empty = home.roots_of(&config, &[], Some(PathBuf::new()));
+    assert_eq!(home.refused(&empty, "home/other").0, ErrorKind::WorkspaceRefused);
     // A name that only begins like an allowed one.
     fs::create_dir(home.path("home/project-2")).unwrap();
     assert_eq!(home.refused(&home.roots(&[]), "home/project-2").0, ErrorKind::WorkspaceRefused);
