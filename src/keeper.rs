@@ -17,3 +17,6 @@ pub mod inside;
 pub mod mux;
 pub mod silence;
 pub mod wire;
+
+#[cfg(all(test, feature = "host"))]
+mod loopback;

@@ -2,6 +2,8 @@
 //! reason, where no engine answers, unless `CODEX_TESTS_REQUIRE_ENGINE=1` says that this is an
 //! error. `CODEX_KEEPER_TEST_IMAGE` names the image (any Linux with a shell and python3).
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, and figures")]
+
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -420,7 +422,7 @@ async fn round_trip(keeper: &Keeper) -> Result<Duration, KeeperError> {
 
 /// What the keeper and init hold in anonymous memory.
 async fn anonymous(container: &Box_) -> String {
-    let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; grep -s RssAnon $p/status; done | grep -A1 codex-keeper";
+    let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; grep -s RssAnon $p/status; done | grep -aA1 ^/usr/local/bin/codex-keeper";
     let output = Command::new("docker")
         .args(["exec", &container.name, "bash", "-c", script])
         .output()

@@ -8,11 +8,9 @@ fn main() -> ExitCode {
     let done = match arguments[..] {
         ["init", seconds] => mcp_codex_orchestrator::keeper::inside::init::main(seconds),
         ["serve"] => mcp_codex_orchestrator::keeper::inside::serve::main(),
-        _ => {
-            Err(mcp_codex_orchestrator::keeper::inside::Refusal::new(
-                "usage: codex-keeper init START_TIMEOUT_SECONDS | codex-keeper serve",
-            ))
-        }
+        _ => Err(mcp_codex_orchestrator::keeper::inside::Refusal::new(
+            "usage: codex-keeper init START_TIMEOUT_SECONDS | codex-keeper serve",
+        )),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

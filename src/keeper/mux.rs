@@ -182,3 +182,80 @@ impl Driver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::DuplexStream;
+    use tokio_util::compat::{Compat, TokioAsyncReadCompatExt};
+
+    use super::*;
+
+    const BYTES: usize = 200_000;
+
+    /// Lets both sides send before either has read anything, over a pipe that holds 64 bytes, and
+    /// tells whether all of it arrives.
+    async fn both_arrive<T>(mut near: Connection<T>, mut far: Connection<T>) -> bool
+    where
+        T: futures::AsyncRead + futures::AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut tasks = Vec::new();
+        for connection in [&mut near, &mut far] {
+            let mut stream = poll_fn(|cx| connection.poll_new_outbound(cx)).await.unwrap();
+            // Queued in the connection before it is polled for the first time.
+            stream.write_all(&[1; 1000]).await.unwrap();
+            tasks.push(tokio::spawn(async move {
+                stream.write_all(&vec![1; BYTES - 1000]).await.unwrap();
+                stream.close().await.unwrap();
+                // Kept, since dropping it early would reset it.
+                stream.read_to_end(&mut Vec::new()).await.unwrap();
+            }));
+        }
+        let (arrived, mut arrivals) = mpsc::unbounded_channel();
+        let drive = |mut connection: Connection<T>| {
+            let arrived = arrived.clone();
+            tokio::spawn(async move {
+                while let Some(Ok(mut stream)) =
+                    poll_fn(|cx| connection.poll_next_inbound(cx)).await
+                {
+                    let arrived = arrived.clone();
+                    tokio::spawn(async move {
+                        let mut bytes = Vec::new();
+                        stream.read_to_end(&mut bytes).await.unwrap();
+                        arrived.send(bytes.len()).unwrap();
+                    });
+                }
+            })
+        };
+        let drivers = [drive(near), drive(far)];
+        let both = async { (arrivals.recv().await, arrivals.recv().await) };
+        // The clock is paused: it jumps here only when every task stands still.
+        let done = tokio::time::timeout(Duration::from_secs(60), both).await;
+        drivers.iter().for_each(tokio::task::JoinHandle::abort);
+        done.is_ok_and(|done| done == (Some(BYTES), Some(BYTES)))
+    }
+
+    fn raw(stream: DuplexStream, mode: Mode) -> Connection<Compat<DuplexStream>> {
+        Connection::new(stream.compat(), config(), mode)
+    }
+
+    fn elastic(stream: DuplexStream, mode: Mode) -> Connection<Elastic> {
+        let (reader, writer) = tokio::io::split(stream);
+        let silence = Arc::new(Silence::new(Duration::from_secs(1)));
+        Connection::new(Elastic::new(Box::new(reader), writer, silence), config(), mode)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_the_elastic_buffer_both_directions_stand_still() {
+        let (near, far) = tokio::io::duplex(64);
+        assert!(!both_arrive(raw(near, Mode::Client), raw(far, Mode::Server)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_the_elastic_buffer_everything_arrives() {
+        let (near, far) = tokio::io::duplex(64);
+        assert!(both_arrive(elastic(near, Mode::Client), elastic(far, Mode::Server)).await);
+    }
+}

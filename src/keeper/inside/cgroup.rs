@@ -20,9 +20,8 @@ fn read(unified: &str, controller: &str, legacy: &str) -> Option<String> {
         if names.is_empty() {
             candidates.push(PathBuf::from("/sys/fs/cgroup").join(path).join(unified));
         } else if names.split(',').any(|name| name == controller) {
-            candidates.push(
-                PathBuf::from("/sys/fs/cgroup").join(controller).join(path).join(legacy),
-            );
+            candidates
+                .push(PathBuf::from("/sys/fs/cgroup").join(controller).join(path).join(legacy));
         }
     }
     candidates.into_iter().find_map(|path| fs::read_to_string(path).ok())

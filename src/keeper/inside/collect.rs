@@ -121,8 +121,7 @@ impl Reader<'_> {
     ) -> Result<Option<Level>, Refusal> {
         let Some(level) = stack.last() else { return Ok(None) };
         let doing = format!("collect {path}");
-        let stat =
-            fs::statat(&level.directory, name, AtFlags::SYMLINK_NOFOLLOW).doing(&doing)?;
+        let stat = fs::statat(&level.directory, name, AtFlags::SYMLINK_NOFOLLOW).doing(&doing)?;
         let is_directory = places::is_directory(&stat);
         let known = self.manifest.find(path.as_bytes());
         let mut ignored = level.ignored;
@@ -157,8 +156,8 @@ impl Reader<'_> {
         if !is_directory {
             return Ok(None);
         }
-        let directory = fs::openat(&level.directory, name, places::DIRECTORY, Mode::empty())
-            .doing(&doing)?;
+        let directory =
+            fs::openat(&level.directory, name, places::DIRECTORY, Mode::empty()).doing(&doing)?;
         Ok(Some(Level {
             names: sorted(directory.as_fd()).doing(&doing)?,
             rules: level.rules.enter(directory.as_fd(), path.as_bytes()),

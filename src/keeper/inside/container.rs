@@ -11,8 +11,8 @@ use rustix::time::{ClockId, clock_gettime};
 use super::guard::InContainer;
 use super::manifest::{Manifest, Time};
 use super::{
-    Doing, Inside, Refusal, cgroup, collect, end, fingerprint, places, posture, process, put, reset,
-    sys, user,
+    Doing, Inside, Refusal, cgroup, collect, end, fingerprint, places, posture, process, put,
+    reset, sys, user,
 };
 use crate::keeper::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, Fingerprint, PutReport, SpawnRequest,
@@ -92,7 +92,7 @@ impl Inside for Container {
         self.require_rest()?;
         let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
         let kind = rustix::fs::fstatfs(&root).doing("look at the workspace")?.f_type;
-        let reliable = RELIABLE.contains(&i64::from(kind));
+        let reliable = RELIABLE.contains(&kind);
         if !matches!(self.state.lock().tree, Tree::Empty) {
             return Err(Refusal::new("the workspace holds a tree already; reset first"));
         }
@@ -136,7 +136,10 @@ impl Inside for Container {
         }
         let cwd = CString::new(request.cwd.as_str()).doing("use the working directory")?;
         let mut command = std::process::Command::new(program);
-        command.args(arguments).env_clear().envs(request.env.iter().map(|(name, value)| (name, value)));
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(request.env.iter().map(|(name, value)| (name, value)));
         sys::become_user(&mut command, cwd);
         Ok(command.into())
     }

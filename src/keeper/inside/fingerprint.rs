@@ -23,9 +23,12 @@ pub(super) fn take(processes: u32) -> Result<Fingerprint, Refusal> {
     tree(b"/dev", &mut hash).doing("read /dev")?;
     let mut table = blake3::Hasher::new();
     for mount in mounts::read()? {
-        for field in
-            [&mount.path[..], mount.kind.as_bytes(), mount.options.as_bytes(), mount.source.as_bytes()]
-        {
+        for field in [
+            &mount.path[..],
+            mount.kind.as_bytes(),
+            mount.options.as_bytes(),
+            mount.source.as_bytes(),
+        ] {
             table.update(field);
             table.update(&[0]);
         }

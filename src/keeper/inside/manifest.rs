@@ -110,7 +110,7 @@ pub(super) fn kind(stat: &Stat) -> Option<Kind> {
 
 /// The time of a node's last change.
 pub(super) fn ctime(stat: &Stat) -> Time {
-    (stat.st_ctime as i64, stat.st_ctime_nsec as u32)
+    (stat.st_ctime, stat.st_ctime_nsec as u32)
 }
 
 #[cfg(test)]
@@ -171,10 +171,8 @@ mod tests {
     #[test]
     fn paths_are_found_and_the_newest_is_known() {
         let newer = Entry { ctime: (11, 1), ..entry() };
-        let manifest = Manifest::new(vec![
-            (b"b".to_vec().into(), entry()),
-            (b"a/b".to_vec().into(), newer),
-        ]);
+        let manifest =
+            Manifest::new(vec![(b"b".to_vec().into(), entry()), (b"a/b".to_vec().into(), newer)]);
         assert_eq!(manifest.find(b"b"), Some(1));
         assert_eq!(manifest.find(b"c"), None);
         assert_eq!(manifest.newest(), (11, 1));

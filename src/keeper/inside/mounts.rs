@@ -4,8 +4,18 @@ use super::{Doing, Refusal};
 
 /// File systems that hold nothing a program could leave behind, and the devices.
 const SYSTEM: [&str; 12] = [
-    "proc", "sysfs", "cgroup", "cgroup2", "devpts", "securityfs", "debugfs", "tracefs", "bpf",
-    "pstore", "configfs", "devtmpfs",
+    "proc",
+    "sysfs",
+    "cgroup",
+    "cgroup2",
+    "devpts",
+    "securityfs",
+    "debugfs",
+    "tracefs",
+    "bpf",
+    "pstore",
+    "configfs",
+    "devtmpfs",
 ];
 
 /// One line of the table.

@@ -5,7 +5,10 @@
 
 use std::ffi::CString;
 use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
+use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::process::{Gid, Uid};
@@ -32,6 +35,16 @@ const KNOWN: [(&str, u32, u32); 8] = [
 
 /// How deep a tree is walked before it is flattened; each level holds a file descriptor.
 const DEEP: usize = 64;
+
+/// Threads that unlink files on a disk. To unlink a file that was just rewritten waits for the disk
+/// (measured: 5,000 of them 13.6 s one after the other, 0.5 s with eight threads).
+const UNLINKERS: usize = 8;
+
+/// Names in one piece of work of theirs.
+const PIECE: usize = 16;
+
+/// File systems without a disk, by `statfs`: tmpfs and mqueue.
+const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x1980_0202];
 
 /// The writable places, each once, none within another's walk (walks do not cross mounts).
 pub(super) fn list() -> Result<Vec<Vec<u8>>, Refusal> {
@@ -79,6 +92,13 @@ pub(super) fn empty(path: &[u8]) -> Result<(), Refusal> {
     let doing = format!("empty {shown}");
     let place = open(path).doing(&doing)?;
     let device = fs::fstat(&place).doing(&doing)?.st_dev;
+    if names(place.as_fd()).doing(&doing)?.is_empty() {
+        return Ok(());
+    }
+    let in_memory = IN_MEMORY.contains(&fs::fstatfs(&place).doing(&doing)?.f_type);
+    if !in_memory {
+        unlink_files(place.as_fd(), device).doing(&doing)?;
+    }
     let mut flattened = 0_u64;
     // Moving a deep directory up leaves new entries at the top, so look again until none is left.
     loop {
@@ -88,6 +108,76 @@ pub(super) fn empty(path: &[u8]) -> Result<(), Refusal> {
             return Ok(());
         }
     }
+}
+
+/// Names in a directory.
+type Piece = (Arc<OwnedFd>, Vec<CString>);
+
+/// Unlinks what is no directory, as far down as descriptors are spent on it. Only makes
+/// [`clear`] quick, which removes whatever is left.
+fn unlink_files(place: BorrowedFd<'_>, device: u64) -> io::Result<()> {
+    let top = Arc::new(fs::openat(place, c".", DIRECTORY, Mode::empty())?);
+    let (give, take) = sync_channel::<Piece>(UNLINKERS);
+    let take = Mutex::new(take);
+    std::thread::scope(|scope| {
+        let unlink = || {
+            loop {
+                let piece = take.lock().recv();
+                let Ok((directory, names)) = piece else { return };
+                for name in names {
+                    // What this cannot do, `clear` reports.
+                    let _ = fs::unlinkat(&directory, &name, AtFlags::empty());
+                }
+            }
+        };
+        let threads = (0..UNLINKERS)
+            .filter(|_| {
+                let thread = std::thread::Builder::new().stack_size(128 << 10);
+                thread.spawn_scoped(scope, unlink).is_ok()
+            })
+            .count();
+        if threads == 0 {
+            return Ok(());
+        }
+        // Consumes `give` however it returns, so that the threads end and the scope with them.
+        hand_out(top, device, give)
+    })
+}
+
+/// Walks down and gives the files away in pieces.
+fn hand_out(top: Arc<OwnedFd>, device: u64, give: SyncSender<Piece>) -> io::Result<()> {
+    let mut stack = vec![(top, 0_usize)];
+    while let Some((directory, depth)) = stack.pop() {
+        let mut piece = Vec::new();
+        for entry in Dir::read_from(&directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if name == c"." || name == c".." {
+                continue;
+            }
+            if entry.file_type() == FileType::Directory {
+                // Handles of waiting directories are bounded by the depth and this width.
+                if depth < DEEP && stack.len() < 8 * DEEP {
+                    let opened = fs::openat(&directory, name, DIRECTORY, Mode::empty())?;
+                    if fs::fstat(&opened)?.st_dev == device {
+                        stack.push((Arc::new(opened), depth + 1));
+                    }
+                }
+                continue;
+            }
+            piece.push(name.to_owned());
+            if piece.len() == PIECE {
+                let full = std::mem::take(&mut piece);
+                if give.send((Arc::clone(&directory), full)).is_err() {
+                    return Ok(());
+                }
+            }
+        }
+        if !piece.is_empty() && give.send((directory, piece)).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// One directory on the way down: its handle, and the names in it that are still to be removed.

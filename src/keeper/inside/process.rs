@@ -74,10 +74,17 @@ pub(super) fn subcommand(pid: u32) -> Option<Vec<u8>> {
     line.split(|byte| *byte == 0).nth(1).map(<[u8]>::to_vec)
 }
 
-/// Root processes of this binary that run `serve`, this one left out.
+/// Other keepers: processes of root's that carry the name and run `serve`. The binary itself can
+/// be compared only while a process is dumpable, which a keeper is no more once one of its threads
+/// has changed its credentials; so [`is_keeper`] serves init, which looks before that.
 pub(super) fn keepers() -> Vec<u32> {
     let Ok(pids) = others() else { return Vec::new() };
-    pids.into_iter().filter(|pid| is_keeper(*pid)).collect()
+    let named = |pid: &u32| {
+        field(*pid, "Name:").as_deref() == Some("codex-keeper")
+            && is_root(*pid)
+            && subcommand(*pid).as_deref() == Some(b"serve")
+    };
+    pids.into_iter().filter(named).collect()
 }
 
 /// Whether a process is a keeper: this binary, run by root as `serve`.

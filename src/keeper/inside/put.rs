@@ -73,9 +73,8 @@ impl Writer<'_> {
         while bytes.last() == Some(&b'/') {
             bytes.pop();
         }
-        let path = RelPath::new(bytes.clone()).map_err(|error| {
-            Refusal(format!("{:?}: {error}", String::from_utf8_lossy(&bytes)))
-        })?;
+        let path = RelPath::new(bytes.clone())
+            .map_err(|error| Refusal(format!("{:?}: {error}", String::from_utf8_lossy(&bytes))))?;
         let mode = entry.header().mode().doing(format_args!("read the mode of {path}"))? & 0o777;
         let name = CString::new(path.name()).doing(format_args!("write {path}"))?;
         self.enter(&path)?;
@@ -171,8 +170,7 @@ impl Writer<'_> {
         let hash = self.hashed.then(|| Box::new(*blake3::hash(&target).as_bytes()));
         let target = CString::new(target).doing(&doing)?;
         fs::symlinkat(&target, self.parent(), name).doing(&doing)?;
-        let stat =
-            fs::statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW).doing(&doing)?;
+        let stat = fs::statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW).doing(&doing)?;
         self.note(path, Kind::Link, &stat, hash);
         Ok(())
     }
@@ -214,13 +212,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    fn note(
-        &mut self,
-        path: &RelPath,
-        kind: Kind,
-        stat: &fs::Stat,
-        hash: Option<Box<[u8; 32]>>,
-    ) {
+    fn note(&mut self, path: &RelPath, kind: Kind, stat: &fs::Stat, hash: Option<Box<[u8; 32]>>) {
         self.report.entries += 1;
         let entry = Entry {
             kind,
@@ -254,7 +246,9 @@ mod tests {
 
     use super::*;
 
-    fn put(make: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> (tempfile::TempDir, Result<Manifest, Refusal>) {
+    fn put(
+        make: impl FnOnce(&mut tar::Builder<Vec<u8>>),
+    ) -> (tempfile::TempDir, Result<Manifest, Refusal>) {
         let place = tempfile::tempdir().unwrap();
         let mut builder = tar::Builder::new(Vec::new());
         make(&mut builder);
@@ -277,28 +271,38 @@ mod tests {
     fn files_directories_links_and_long_names_arrive() {
         let long = format!("d/{}/f", "long".repeat(60));
         let (place, done) = put(|tar| {
-            tar.append_data(&mut header(EntryType::Directory, 0o500, 0), "closed", io::empty()).unwrap();
-            tar.append_data(&mut header(EntryType::Regular, 0o755, 3), "closed/run", &b"abc"[..]).unwrap();
+            tar.append_data(&mut header(EntryType::Directory, 0o500, 0), "closed", io::empty())
+                .unwrap();
+            tar.append_data(&mut header(EntryType::Regular, 0o755, 3), "closed/run", &b"abc"[..])
+                .unwrap();
             tar.append_data(&mut header(EntryType::Regular, 0o644, 1), &long, &b"x"[..]).unwrap();
             tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), "link", "/nowhere").unwrap();
         });
         let manifest = done.unwrap();
-        let mode = |path: &str| std::fs::metadata(place.path().join(path)).unwrap().permissions().mode() & 0o777;
+        let mode = |path: &str| {
+            std::fs::metadata(place.path().join(path)).unwrap().permissions().mode() & 0o777
+        };
         assert_eq!(mode("closed"), 0o500);
         assert_eq!(std::fs::read(place.path().join("closed/run")).unwrap(), b"abc");
         assert_eq!(std::fs::read(place.path().join(&long)).unwrap(), b"x");
-        assert_eq!(std::fs::read_link(place.path().join("link")).unwrap().to_str(), Some("/nowhere"));
+        assert_eq!(
+            std::fs::read_link(place.path().join("link")).unwrap().to_str(),
+            Some("/nowhere")
+        );
         assert!(manifest.find(b"d").is_some(), "directories that were made on the way count");
         assert_eq!(manifest.len(), 6);
-        std::fs::set_permissions(place.path().join("closed"), PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::set_permissions(place.path().join("closed"), PermissionsExt::from_mode(0o700))
+            .unwrap();
     }
 
     #[test]
     fn a_path_through_a_link_is_refused() {
         let outside = tempfile::tempdir().unwrap();
         let (_place, done) = put(|tar| {
-            tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), "link", outside.path()).unwrap();
-            tar.append_data(&mut header(EntryType::Regular, 0o644, 1), "link/f", &b"x"[..]).unwrap();
+            tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), "link", outside.path())
+                .unwrap();
+            tar.append_data(&mut header(EntryType::Regular, 0o644, 1), "link/f", &b"x"[..])
+                .unwrap();
         });
         done.unwrap_err();
         assert!(!outside.path().join("f").exists());

@@ -28,8 +28,7 @@ use crate::keeper::frame::{FrameReader, FrameWriter, Kind, MAX_DATA};
 use crate::keeper::mux::{self, Opener, Side, Stream};
 use crate::keeper::silence::Silence;
 use crate::keeper::wire::{
-    ArmRequest, Armed, CollectRequest, EndReport, Hello, PROTOCOL, PutReport, Request,
-    SpawnRequest,
+    ArmRequest, Armed, CollectRequest, EndReport, Hello, PROTOCOL, PutReport, Request, SpawnRequest,
 };
 
 /// Rounds of killing at most, and the pause between two.

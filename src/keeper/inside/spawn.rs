@@ -14,6 +14,7 @@
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::process::{Child, ChildStdin, Command};
@@ -74,56 +75,55 @@ pub(super) async fn run<I: Inside>(
     let input = async {
         let mut feed = Some(feed);
         let mut waiting = 0_usize;
-        loop {
-            match frames.next().await {
-                Ok(Some(frame)) => match frame.kind {
-                    Kind::Data if waiting + frame.payload.len() <= STDIN_BYTES => {
-                        waiting += frame.payload.len();
-                        if let Some(feed) = &feed {
-                            // The program closed its stdin.
-                            let _ = feed.send(frame.payload);
-                        }
+        while let Ok(Some(frame)) = frames.next().await {
+            match frame.kind {
+                Kind::Data if waiting + frame.payload.len() <= STDIN_BYTES => {
+                    waiting += frame.payload.len();
+                    if let Some(feed) = &feed {
+                        // Fails once the program has closed its stdin, which is its right.
+                        let _ = feed.send(frame.payload);
                     }
-                    Kind::End => feed = None,
-                    Kind::Signal => {
-                        let number = frame.payload.as_slice().try_into().map(i32::from_be_bytes);
-                        if let Some(named) = number.ok().and_then(Signal::from_named_raw) {
-                            signal(named);
-                        }
+                }
+                Kind::End => feed = None,
+                Kind::Signal => {
+                    let number = frame.payload.as_slice().try_into().map(i32::from_be_bytes);
+                    if let Some(named) = number.ok().and_then(Signal::from_named_raw) {
+                        signal(named);
                     }
-                    _ => break,
-                },
-                Ok(None) | Err(_) => break,
+                }
+                _ => break,
             }
         }
         // The host gave the program up, or says what it should not.
         signal(Signal::KILL);
         std::future::pending::<()>().await;
     };
+    let disk_full = Mutex::new(None);
     let sample = async {
         let mut ticks = tokio::time::interval(SAMPLE);
         loop {
             ticks.tick().await;
             if let Some(place) = inside.full() {
-                // The report says that the place was full; what could not be ended shows in `end`.
+                // Noted first, since the program's end is reported as soon as it is seen.
+                *disk_full.lock() = Some(place);
+                // What could not be ended shows in `end`.
                 let _ = end_all(inside).await;
-                return place;
+                return;
             }
         }
     };
 
-    let mut disk_full = None;
     let (status, dropped_bytes) = {
         let finished = async { tokio::join!(wait, output) };
         let feeding = feed_stdin(stdin, stdin_chunks);
         tokio::pin!(finished, input, sample, feeding);
-        let mut fed = false;
+        let (mut fed, mut sampled) = (false, false);
         loop {
             tokio::select! {
                 done = &mut finished => break done,
                 () = &mut input => {}
                 () = &mut feeding, if !fed => fed = true,
-                place = &mut sample, if disk_full.is_none() => disk_full = Some(place),
+                () = &mut sample, if !sampled => sampled = true,
             }
         }
     };
@@ -133,7 +133,7 @@ pub(super) async fn run<I: Inside>(
         code,
         signal: ended_by,
         out_of_memory: inside.oom_kills() > kills_before,
-        disk_full,
+        disk_full: disk_full.into_inner(),
         dropped_bytes: dropped_bytes?,
     })
 }
