@@ -17,13 +17,22 @@ pub const CONFIG: &str = include_str!("../../docker/codex-home/config.toml");
 const ENVIRONMENT: &[(&str, &str)] = &[
     ("HOME", "/home/codex"),
     ("CODEX_HOME", CODEX_HOME),
-    ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    // Programs that a run installs for itself come first.
+    ("PATH", "/home/codex/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
     ("LANG", "C.UTF-8"),
     ("USER", "codex"),
     ("LOGNAME", "codex"),
     ("SHELL", "/bin/bash"),
+    // On the volume, because home is memory.
     ("XDG_CACHE_HOME", "/cache"),
     ("npm_config_cache", "/cache/npm"),
+    ("PIP_CACHE_DIR", "/cache/pip"),
+    ("CARGO_HOME", "/cache/cargo"),
+    ("GOPATH", "/cache/go"),
+    ("NPM_CONFIG_UPDATE_NOTIFIER", "false"),
+    // A leak check needs ptrace, which the seccomp profile refuses.
+    ("ASAN_OPTIONS", "detect_leaks=0"),
+    ("LSAN_OPTIONS", "detect_leaks=0"),
 ];
 
 /// Bytes that all of `env_vars` may take together on the command line. Linux takes 128 KiB in one

@@ -150,17 +150,10 @@ pub(super) async fn apply_held(
             ));
         }
         set.allow(&wanted);
-        let mut chosen = ChangeSet { changes: Vec::new() };
-        let mut rest = Vec::new();
-        for change in set.changes {
-            let is_chosen =
-                wanted.is_empty() || wanted.iter().any(|path| change.path.is_within(path));
-            if is_chosen { chosen.changes.push(change) } else { rest.push(change) }
-        }
+        let mut chosen =
+            if wanted.is_empty() { std::mem::take(&mut set) } else { set.split_off(&wanted) };
         let applied = apply(&workspace, &mut chosen, &files.changes_tar, &call.run_id);
-        let mut set = ChangeSet { changes: chosen.changes };
-        set.changes.extend(rest);
-        set.changes.sort_by(|a, b| a.path.cmp(&b.path));
+        set.merge(chosen);
         files.save(&set)?;
         let applied = applied?;
         let files_changed = applied_paths(&set)

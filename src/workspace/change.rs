@@ -314,10 +314,15 @@ impl ChangeSet {
         self.changes.sort_by(|a, b| a.path.cmp(&b.path));
     }
 
-    /// Lets go of what is held for a person within the given paths. What is never applied stays.
+    /// Lets go of what is held for a person within the given paths, and of the directories above
+    /// them. What is never applied stays.
     pub fn allow(&mut self, paths: &[RelPath]) {
         for change in &mut self.changes {
-            if change.hold == Some(Hold::Person) && paths.iter().any(|p| change.path.is_within(p)) {
+            let named = |path: &RelPath| {
+                change.path.is_within(path)
+                    || (change.kind == ChangeKind::Directory && path.is_within(&change.path))
+            };
+            if change.hold == Some(Hold::Person) && paths.iter().any(named) {
                 change.hold = None;
                 change.reason = None;
             }

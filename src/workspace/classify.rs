@@ -10,7 +10,7 @@
 //!                                             waiting to be applied
 //! ```
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
@@ -91,7 +91,36 @@ pub fn classify(received: &Received, snapshot: &Snapshot, policy: &Policy) -> Ch
         }
     }
     hold_below(&mut changes);
+    hold_emptied(&mut changes);
     ChangeSet { changes: changes.into_values().collect() }
+}
+
+/// Holds a new directory of which everything is held: the empty shell of it is nothing that
+/// anybody asked for.
+fn hold_emptied(changes: &mut BTreeMap<RelPath, Change>) {
+    let mut full: BTreeSet<RelPath> = BTreeSet::new();
+    let mut emptied = Vec::new();
+    // Deepest first, so that a directory is judged after what it holds.
+    for (path, change) in changes.iter().rev() {
+        let is_new_directory = change.kind == ChangeKind::Directory && change.base.is_none();
+        let holds_some = |changes: &BTreeMap<RelPath, Change>| {
+            changes.range(path.clone()..).skip(1).any(|(other, _)| other.is_within(path))
+        };
+        if is_new_directory && change.hold.is_none() && !full.contains(path) && holds_some(changes)
+        {
+            emptied.push(path.clone());
+        } else if change.hold.is_none()
+            && let Some(parent) = path.parent()
+        {
+            full.insert(parent);
+        }
+    }
+    for path in emptied {
+        if let Some(change) = changes.get_mut(&path) {
+            change.hold = Some(Hold::Person);
+            change.reason = Some("everything in it is held".to_owned());
+        }
+    }
 }
 
 fn change(path: &RelPath, arrived: &Arrived, base: Option<BaseNode>) -> Option<Change> {
