@@ -1,4 +1,21 @@
-//! A container of ours: identity, stream to its keeper, state with its edges.
+//! A container of ours: what it is started from, what must be in force in it, and how it is armed.
+//!
+//! *Armed* means: started, the keeper answers, what is in force was compared with what was asked
+//! for, and the fingerprint that every reset must restore was taken. Its states are the pool's, see
+//! [`crate::pool`].
+
+mod armed;
+mod image;
+mod posture;
+mod spec;
+
+pub use self::armed::{ArmedContainer, Starter};
+pub use self::image::{ImageError, ImageVersions, check_image};
+pub use self::posture::{PostureError, check_posture};
+pub use self::spec::{HOME, MIN_MEMORY, spec};
+
+/// Where the keeper is in the image.
+pub const KEEPER: &str = "/usr/local/bin/codex-keeper";
 
 /// Names of the labels that every container of ours carries.
 pub mod label {

@@ -2,6 +2,8 @@
 //! program in it, list what carries a label, and remove. Docker today.
 
 pub mod docker;
+#[doc(hidden)]
+pub mod fake;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -58,12 +60,10 @@ pub struct ContainerSpec {
     pub read_only: bool,
     /// The engine's runtime; `None` for its default.
     pub runtime: Option<String>,
-    /// Sized tmpfs mounts.
+    /// Sized tmpfs mounts, `/dev/shm` among them.
     pub tmpfs: Vec<Tmpfs>,
     /// Where anonymous volumes are mounted; they are removed with the container.
     pub volumes: Vec<String>,
-    /// Size of `/dev/shm` in bytes.
-    pub shm_bytes: u64,
     /// Capabilities kept; all others are dropped.
     pub capabilities: Vec<String>,
     /// The seccomp profile, as JSON.
@@ -79,6 +79,8 @@ pub struct Tmpfs {
     pub bytes: u64,
     /// Files, directories and links at most.
     pub inodes: u64,
+    /// Permission bits of its top directory.
+    pub mode: u32,
 }
 
 /// What is known of an image.
@@ -91,7 +93,7 @@ pub struct ImageFacts {
 }
 
 /// What is known of the engine, for status and messages.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EngineFacts {
     /// Its name, such as `docker`.
     pub name: String,
@@ -137,9 +139,9 @@ pub enum EngineError {
         image: String,
     },
     /// The engine refused or failed.
-    #[error("the engine could not {verb}{}: {reason}", container.as_ref().map(|id| format!(" container {id}")).unwrap_or_default())]
+    #[error("the engine could not {verb}{}: {reason}", of(container.as_ref()))]
     Failed {
-        /// What was asked of it, such as "start".
+        /// What was asked of it, such as "start a container".
         verb: &'static str,
         /// Which container.
         container: Option<ContainerId>,
@@ -147,13 +149,17 @@ pub enum EngineError {
         reason: String,
     },
     /// The engine did not answer in time.
-    #[error("the engine did not {verb} within {} s (engine timeout)", limit.as_secs())]
+    #[error("the engine did not {verb} within {} (engine timeout)", humantime::format_duration(*limit))]
     Timeout {
         /// What was asked of it.
         verb: &'static str,
         /// The limit.
         limit: std::time::Duration,
     },
+}
+
+fn of(container: Option<&ContainerId>) -> String {
+    container.map(|id| format!(" ({id})")).unwrap_or_default()
 }
 
 /// What starts containers. All methods are cancel safe in this sense: a container that was made
@@ -184,4 +190,48 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Removes a container in any state, with its anonymous volumes. One that is gone already is
     /// no error.
     fn remove<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), EngineError>>;
+}
+
+/// Stands for an engine that cannot be used: every call ends with the same sentence, so that a
+/// server with a wrong `DOCKER_HOST` still answers its client.
+#[derive(Debug)]
+pub struct Unusable(pub String);
+
+impl Unusable {
+    fn error<T: Send + 'static>(&self) -> BoxFuture<'_, Result<T, EngineError>> {
+        Box::pin(std::future::ready(Err(EngineError::Unsupported(self.0.clone()))))
+    }
+}
+
+impl Engine for Unusable {
+    fn facts(&self) -> BoxFuture<'_, Result<EngineFacts, EngineError>> {
+        self.error()
+    }
+
+    fn image<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<ImageFacts, EngineError>> {
+        self.error()
+    }
+
+    fn start<'a>(
+        &'a self,
+        _: &'a ContainerSpec,
+    ) -> BoxFuture<'a, Result<ContainerId, EngineError>> {
+        self.error()
+    }
+
+    fn open<'a>(
+        &'a self,
+        _: &'a ContainerId,
+        _: &'a [String],
+    ) -> BoxFuture<'a, Result<ByteStream, EngineError>> {
+        self.error()
+    }
+
+    fn list<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, EngineError>> {
+        self.error()
+    }
+
+    fn remove<'a>(&'a self, _: &'a ContainerId) -> BoxFuture<'a, Result<(), EngineError>> {
+        self.error()
+    }
 }

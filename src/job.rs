@@ -1,1 +1,263 @@
-//! x
+//! One `codex_run` from its acceptance to its result; the only place that knows the order of the
+//! stages.
+//!
+//! ```text
+//!  call ─> prepare ─> lease ─> send ─> Codex ─> end ─> collect ─> settle ─> apply or hold ─> result
+//!             │         │        │       │       │        │          │
+//!          refused   never     never   failed, not     not whole:  reset or destroy,
+//!          (no run)  started   started timed   ended:  nothing     in the background
+//!                                      out,    nothing kept
+//!                                      cancelled kept
+//! ```
+//!
+//! Whatever happens after `prepare`, the run has a folder with a result in it, and its container is
+//! either reset or destroyed.
+
+pub mod call;
+mod changes;
+pub mod progress;
+pub mod result;
+mod run;
+mod transfer;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::Config;
+use crate::container::Starter;
+use crate::engine::{Engine, EngineFacts};
+use crate::failure::{ErrorKind, Failure};
+use crate::mcp::Jobs;
+use crate::model::credentials::{self, Credential};
+use crate::model::gateway::Gateway;
+use crate::pool::Pool;
+use crate::pool::owner::Owner;
+use crate::pool::status::PoolStatus;
+use crate::pool::sweep::Sweeper;
+use crate::record::prune;
+use crate::workspace::classify::Policy;
+use crate::workspace::root::Roots;
+
+use self::call::{ApplyCall, DiffCall, RunCall};
+use self::progress::ProgressSender;
+use self::result::{ApplyReport, DiffPage, RunResult};
+
+/// How long a call waits for another one that reads or writes the same workspace.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Between the first sweep and the second, which removes what both saw.
+const FIRST_SWEEP: Duration = Duration::from_secs(3);
+
+/// Between later sweeps.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Reads a variable of the environment that the server was started in.
+pub type Lookup = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Where things are kept.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// The runs directory.
+    pub runs: PathBuf,
+    /// Owner files and locks.
+    pub state: PathBuf,
+    /// `docker/.env` of a checkout, if this is one.
+    pub docker_env: Option<PathBuf>,
+}
+
+/// Everything that outlives a single job.
+pub struct Orchestrator {
+    config: Config,
+    roots: Roots,
+    places: Places,
+    lookup: Lookup,
+    policy: Policy,
+    engine_facts: Arc<Mutex<Option<EngineFacts>>>,
+    pool: Pool<Starter>,
+    /// The gateway for the credential it was made for; made anew when that changes.
+    gateway: Mutex<Option<(Credential, Gateway)>>,
+    /// Sweeps and greets the engine; ends with the orchestrator.
+    _background: AbortOnDropHandle<()>,
+}
+
+/// What an orchestrator is started with.
+pub struct Parts {
+    /// All settings.
+    pub config: Config,
+    /// Where things are kept.
+    pub places: Places,
+    /// Which workspaces may be used.
+    pub roots: Roots,
+    /// The environment.
+    pub lookup: Lookup,
+    /// What starts containers.
+    pub engine: Arc<dyn Engine>,
+}
+
+impl fmt::Debug for Parts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parts").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Orchestrator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Orchestrator")
+            .field("config", &self.config)
+            .field("places", &self.places)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Orchestrator {
+    /// Claims an owner's identity and begins to fill the pool, in the background: nothing of the
+    /// engine is waited for. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// A setting that cannot be used, or a state directory that cannot be written.
+    pub fn start(parts: Parts) -> Result<Self, Failure> {
+        let Parts { config, places, roots, lookup, engine } = parts;
+        let policy = Policy::new(&config.workspace.protect)
+            .map_err(|error| Failure::new(ErrorKind::InvalidArgument, error.to_string()))?;
+        let owner = Owner::claim(&places.state)
+            .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
+        let sweeper = Sweeper::new(owner.label(), &places.state);
+        let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into());
+        let pool = Pool::start(starter, config.pool.clone());
+        let engine_facts = Arc::new(Mutex::new(None));
+        let background =
+            tokio::spawn(keep_house(Arc::clone(&engine), Arc::clone(&engine_facts), sweeper));
+        Ok(Self {
+            config,
+            roots,
+            places,
+            lookup,
+            policy,
+            engine_facts,
+            pool,
+            gateway: Mutex::new(None),
+            _background: AbortOnDropHandle::new(background),
+        })
+    }
+
+    /// Removes every container. Resolves when they are gone or `limit` is over; what is left then
+    /// ends by itself, since its stream ends with this process, and is swept by the next one.
+    pub async fn stop(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.pool.drain()).await.is_err() {
+            tracing::warn!("containers were left to end by themselves (server.shutdown_grace)");
+        }
+    }
+
+    /// The pool.
+    pub fn pool(&self) -> &Pool<Starter> {
+        &self.pool
+    }
+
+    /// Removes old records in the background, as `[runs]` says.
+    fn prune_records(&self) {
+        let runs = self.places.runs.clone();
+        let rules = self.config.runs.clone();
+        tokio::task::spawn_blocking(move || match prune::prune(&runs, &rules) {
+            Ok(0) => {}
+            Ok(removed) => tracing::debug!(removed, "removed old records"),
+            Err(error) => tracing::warn!(%error, "old records could not be removed"),
+        });
+    }
+
+    /// The gateway for the credential that is there now, so that a key that is set later is used
+    /// without a restart.
+    fn gateway(&self) -> Result<Gateway, Failure> {
+        let model = &self.config.model;
+        let lookup = |name: &str| (self.lookup)(name);
+        let credential = credentials::find(model.auth, lookup, self.places.docker_env.as_deref())?;
+        let mut kept = self.gateway.lock();
+        if let Some((for_credential, gateway)) = &*kept
+            && *for_credential == credential
+        {
+            return Ok(gateway.clone());
+        }
+        let gateway = Gateway::new(model, credential.clone())
+            .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
+        *kept = Some((credential, gateway.clone()));
+        Ok(gateway)
+    }
+}
+
+/// Learns the engine's name and version, and sweeps what dead orchestrators left: at once, again
+/// soon, since only what was seen twice is removed, and then regularly.
+async fn keep_house(
+    engine: Arc<dyn Engine>,
+    engine_facts: Arc<Mutex<Option<EngineFacts>>>,
+    mut sweeper: Sweeper,
+) {
+    let mut pause = FIRST_SWEEP;
+    loop {
+        match engine.facts().await {
+            Ok(facts) => *engine_facts.lock() = Some(facts),
+            Err(error) => tracing::debug!(%error, "no engine"),
+        }
+        match sweeper.sweep_once(&*engine, &|_| false).await {
+            Ok(swept) => {
+                for (container, error) in swept.failed {
+                    tracing::warn!(%container, %error, "an orphan could not be removed");
+                }
+            }
+            Err(error) => tracing::debug!(%error, "no sweep"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = SWEEP;
+    }
+}
+
+impl Jobs for Orchestrator {
+    fn run(
+        &self,
+        call: RunCall,
+        progress: ProgressSender,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'_, RunResult> {
+        Box::pin(run::run(self, call, progress, cancel))
+    }
+
+    fn diff(&self, call: DiffCall) -> BoxFuture<'_, Result<DiffPage, Failure>> {
+        Box::pin(changes::diff(self, call))
+    }
+
+    fn apply(&self, call: ApplyCall) -> BoxFuture<'_, Result<ApplyReport, Failure>> {
+        Box::pin(changes::apply_held(self, call))
+    }
+
+    fn pool_status(&self) -> PoolStatus {
+        let engine = self.engine_facts.lock().as_ref().map(|facts| {
+            format!("{} {} (API {})", facts.name, facts.version, facts.api_version)
+        });
+        PoolStatus { engine, ..self.pool.status() }
+    }
+}
+
+/// Runs blocking work on a thread for it.
+///
+/// # Errors
+///
+/// [`ErrorKind::Internal`] if it panicked.
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    E: Into<Failure> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(Into::into),
+        Err(panic) => Err(Failure::new(
+            ErrorKind::Internal,
+            format!("a part of the server failed ({panic}); please report it"),
+        )),
+    }
+}

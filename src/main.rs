@@ -1,1 +1,82 @@
-fn main() {}
+//! Flags, logging, settings, call, exit code.
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use mcp_codex_orchestrator::cli::{Cli, Context, Outcome, Stopped};
+use mcp_codex_orchestrator::config::{self, LogFormat, Paths, ServerConfig};
+use tracing_subscriber::EnvFilter;
+
+/// How long the runtime may take to end: a read that waits on stdin cannot be stopped.
+const RUNTIME_END: Duration = Duration::from_millis(100);
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { code(Outcome::Usage) } else { ExitCode::SUCCESS };
+        }
+    };
+    match start(cli) {
+        Ok(outcome) => code(outcome),
+        Err(stopped) => {
+            let _ = writeln!(std::io::stderr(), "mcp-codex-orchestrator: {}", stopped.sentence);
+            code(stopped.outcome)
+        }
+    }
+}
+
+/// The exit codes, which programs that call us rely on.
+fn code(outcome: Outcome) -> ExitCode {
+    ExitCode::from(match outcome {
+        Outcome::Success => 0,
+        Outcome::Failed => 1,
+        Outcome::Usage => 2,
+        Outcome::NotReady => 3,
+        Outcome::TimedOut => 124,
+        Outcome::Interrupted => 130,
+    })
+}
+
+fn start(cli: Cli) -> Result<Outcome, Stopped> {
+    let failed = |what: &str, error: std::io::Error| Stopped {
+        outcome: Outcome::Failed,
+        sentence: format!("{what}: {error}"),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed("the runtime cannot be started", error))?;
+    if cli.needs_no_settings() {
+        let config = cli.config.clone();
+        return runtime.block_on(cli.command().execute_without_settings(config));
+    }
+    let lookup = |name: &str| std::env::var(name).ok();
+    let overrides = cli.overrides();
+    let loaded = config::load(&overrides, lookup)?;
+    start_log(&loaded.config.server, cli.is_server() || lookup("RUST_LOG").is_some());
+    let current = std::env::current_dir()
+        .map_err(|error| failed("the current directory cannot be read", error))?;
+    let paths = Paths::find(&loaded.config, lookup, &current)?;
+    let context =
+        Context { loaded, paths, lookup: Arc::new(lookup), workspace: overrides.workspace };
+    let outcome = runtime.block_on(cli.command().execute(context));
+    runtime.shutdown_timeout(RUNTIME_END);
+    outcome
+}
+
+/// Logs go to stderr; a command that a person looks at logs only what went wrong.
+fn start_log(config: &ServerConfig, whole: bool) {
+    // The protocol library tells every client's particulars; who wants that can still ask for it.
+    let filter = if whole { format!("rmcp=warn,{}", config.log) } else { "error".to_owned() };
+    let filter = EnvFilter::new(filter);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,1 +1,191 @@
-//! x
+//! What becomes of a container after its job: reset or destroy. A pure function of how the job
+//! ended, how the container is, and what the policy says.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::config::Recycle;
+
+/// What becomes of a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is reset, and is idle again for the same workspace once that is proved.
+    Reset,
+    /// It is removed.
+    Destroy(DestroyReason),
+}
+
+/// Why a container was destroyed; counted in the pool's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DestroyReason {
+    /// The lease was dropped without a verdict: a panic or a caller that went away.
+    LeaseDropped,
+    /// The job ran into its timeout.
+    TimedOut,
+    /// The job was cancelled.
+    Cancelled,
+    /// The container's memory limit was hit.
+    OutOfMemory,
+    /// A writable place was full.
+    DiskFull,
+    /// The stream to the keeper was lost, or the keeper fell silent.
+    Lost,
+    /// The workspace could not be sent, or the change set did not arrive whole.
+    TransferFailed,
+    /// A process of the run was left after `run.end_timeout`.
+    NotEnded,
+    /// After the reset the container was not as it was when it was armed.
+    ResetNotProved,
+    /// `pool.recycle = "destroy"`.
+    Policy,
+    /// `pool.max_age` is over.
+    TooOld,
+    /// `pool.max_uses` is reached.
+    UsedUp,
+    /// It waited for one workspace, and a call for another needed its place.
+    OtherWorkspace,
+    /// The orchestrator shuts down.
+    Shutdown,
+}
+
+/// How a job left its container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobEnd {
+    /// Codex ended by itself, whatever its exit code, and the change set was collected.
+    Completed,
+    /// See [`DestroyReason::TimedOut`].
+    TimedOut,
+    /// See [`DestroyReason::Cancelled`].
+    Cancelled,
+    /// See [`DestroyReason::OutOfMemory`].
+    OutOfMemory,
+    /// See [`DestroyReason::DiskFull`].
+    DiskFull,
+    /// See [`DestroyReason::Lost`].
+    Lost,
+    /// See [`DestroyReason::TransferFailed`].
+    TransferFailed,
+    /// See [`DestroyReason::NotEnded`].
+    NotEnded,
+}
+
+/// How a container is, without asking it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Whether the stream to the keeper is open and the keeper was heard in time.
+    pub answering: bool,
+    /// Time since it was armed.
+    pub age: Duration,
+    /// Jobs it has served.
+    pub uses: u32,
+}
+
+/// The part of the configuration that a verdict depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// `pool.recycle`
+    pub recycle: Recycle,
+    /// `pool.max_age`
+    pub max_age: Duration,
+    /// `pool.max_uses`
+    pub max_uses: u32,
+}
+
+/// Decides. Only a completed job in an answering container within the policy's bounds is reset.
+pub fn verdict(end: JobEnd, health: Health, policy: Policy) -> Verdict {
+    use DestroyReason as Reason;
+    let reason = match end {
+        JobEnd::TimedOut => Reason::TimedOut,
+        JobEnd::Cancelled => Reason::Cancelled,
+        JobEnd::OutOfMemory => Reason::OutOfMemory,
+        JobEnd::DiskFull => Reason::DiskFull,
+        JobEnd::Lost => Reason::Lost,
+        JobEnd::TransferFailed => Reason::TransferFailed,
+        JobEnd::NotEnded => Reason::NotEnded,
+        JobEnd::Completed if policy.recycle == Recycle::Destroy => Reason::Policy,
+        JobEnd::Completed => match unfit(health, policy) {
+            Some(reason) => reason,
+            None => return Verdict::Reset,
+        },
+    };
+    Verdict::Destroy(reason)
+}
+
+/// Why an idle container may not be leased any more; `None` if it may.
+pub fn unfit(health: Health, policy: Policy) -> Option<DestroyReason> {
+    if !health.answering {
+        Some(DestroyReason::Lost)
+    } else if health.age >= policy.max_age {
+        Some(DestroyReason::TooOld)
+    } else if health.uses >= policy.max_uses {
+        Some(DestroyReason::UsedUp)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ends() -> impl Strategy<Value = JobEnd> {
+        prop::sample::select(vec![
+            JobEnd::Completed,
+            JobEnd::TimedOut,
+            JobEnd::Cancelled,
+            JobEnd::OutOfMemory,
+            JobEnd::DiskFull,
+            JobEnd::Lost,
+            JobEnd::TransferFailed,
+            JobEnd::NotEnded,
+        ])
+    }
+
+    prop_compose! {
+        fn healths()(answering: bool, age in 0u64..100, uses in 0u32..100) -> Health {
+            Health { answering, age: Duration::from_secs(age), uses }
+        }
+    }
+
+    prop_compose! {
+        fn policies()(destroy: bool, age in 1u64..100, max_uses in 1u32..100) -> Policy {
+            Policy {
+                recycle: if destroy { Recycle::Destroy } else { Recycle::Reset },
+                max_age: Duration::from_secs(age),
+                max_uses,
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn only_a_clean_end_in_a_sound_container_within_policy_is_reset(
+            end in ends(), health in healths(), policy in policies(),
+        ) {
+            let sound = end == JobEnd::Completed
+                && health.answering
+                && health.age < policy.max_age
+                && health.uses < policy.max_uses
+                && policy.recycle == Recycle::Reset;
+            prop_assert_eq!(verdict(end, health, policy) == Verdict::Reset, sound);
+        }
+
+        #[test]
+        fn what_is_destroyed_stays_destroyed_when_older_or_more_used(
+            end in ends(), health in healths(), policy in policies(), more in 0u32..50,
+        ) {
+            let later = Health {
+                age: health.age + Duration::from_secs(more.into()),
+                uses: health.uses + more,
+                ..health
+            };
+            if verdict(end, health, policy) != Verdict::Reset {
+                prop_assert_ne!(verdict(end, later, policy), Verdict::Reset);
+            }
+        }
+    }
+}

@@ -1,1 +1,198 @@
-//! x
+//! The user's tree: which one, which of its files go into a container, and what it was when they
+//! went.
+//!
+//! ```text
+//!  Roots::resolve ─> Workspace ─> select (walk, git's rules) ─> send (tar, hashes) ─> Snapshot
+//!   repo, working_dir   a handle      which files travel          one stream            what went
+//! ```
+//!
+//! A workspace is opened once, as a directory handle, and everything here goes through that handle
+//! component by component without following a link, so that no rename or link made meanwhile leads
+//! anywhere else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::path::RelPath;
+
+pub mod apply;
+pub mod archive;
+mod beneath;
+pub mod change;
+pub mod classify;
+pub mod conflict;
+pub mod diff;
+#[cfg(test)]
+mod editor_tests;
+#[cfg(test)]
+mod fixture;
+pub mod git;
+pub mod git_command;
+mod git_config;
+mod git_index;
+pub mod host;
+pub mod lease;
+pub mod limits;
+pub mod lock;
+pub mod receive;
+pub mod root;
+pub mod select;
+pub mod send;
+mod settle;
+pub mod stage;
+mod step;
+mod tar_read;
+mod tar_write;
+
+/// A workspace that was found, checked and opened.
+#[derive(Clone, Debug)]
+pub struct Workspace {
+    /// Its real path, for a person to read; what is done with files goes through `root`.
+    pub path: PathBuf,
+    /// The directory itself.
+    pub root: Arc<OwnedFd>,
+    /// Where Codex begins, inside the workspace; `None` for its top.
+    pub working_dir: Option<RelPath>,
+    /// Which directory it is, whatever it is called.
+    pub key: WorkspaceKey,
+    /// Directories in it that never travel (the runs directory).
+    pub exclude: Vec<RelPath>,
+}
+
+/// Names a workspace by what it is: the same directory reached by two paths has one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkspaceKey {
+    /// Device of the directory.
+    pub dev: u64,
+    /// Inode of the directory.
+    pub ino: u64,
+}
+
+/// What a node of a tree is; other kinds (sockets, FIFOs, devices) never travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Link,
+}
+
+/// One node as it was on the host when it was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What it is.
+    pub kind: NodeKind,
+    /// Permission bits, set-id and sticky bits included, as on the host.
+    pub mode: u32,
+    /// Bytes of a file; 0 for others.
+    pub size: u64,
+    /// Time of the last change of its contents: seconds and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Time of the last change of the inode: seconds and nanoseconds.
+    pub ctime: (i64, u32),
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// BLAKE3 of the bytes that were sent; files only.
+    pub hash: Option<[u8; 32]>,
+    /// Where a link points; links only.
+    pub target: Option<Vec<u8>>,
+}
+
+/// What a workspace was when it was sent.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Everything that went, except the made `.git`.
+    pub nodes: BTreeMap<RelPath, Node>,
+    /// What did not go, at most [`Snapshot::MAX_STAYED_HOME`] of it.
+    pub stayed_home: Vec<StayedHome>,
+    /// How many did not go in all.
+    pub stayed_home_total: u64,
+    /// What became of `.git`.
+    pub git: GitSent,
+    /// Regular files in `nodes`.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+}
+
+impl Snapshot {
+    /// The longest list of what stayed home.
+    pub const MAX_STAYED_HOME: usize = 500;
+}
+
+/// Something that did not go into the container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StayedHome {
+    /// Its path, written as [`RelPath`] writes it; a directory's ends in `/`.
+    pub path: String,
+    /// Why.
+    pub reason: StayReason,
+}
+
+/// Why something did not go into the container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StayReason {
+    /// Git ignores the directory; it is large, as a rule, and built for the host.
+    IgnoredDirectory,
+    /// Git ignores the file, and `workspace.ignored` is `"none"`.
+    IgnoredFile,
+    /// A pattern of `workspace.exclude` or of a `.codexignore` names it.
+    Excluded,
+    /// The `.git` of a repository inside the workspace.
+    NestedGit,
+    /// The workspace's own `.git`; the snapshot's [`GitSent`] says why.
+    Git,
+    /// Run folders are kept there.
+    RunsDirectory,
+    /// A socket, FIFO or device.
+    Special,
+    /// Its path is longer than a system call takes.
+    NameTooLong,
+}
+
+impl fmt::Display for StayReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::IgnoredDirectory => "git ignores the directory",
+            Self::IgnoredFile => "git ignores the file",
+            Self::Excluded => "excluded by workspace.exclude or .codexignore",
+            Self::NestedGit => "the .git of a nested repository",
+            Self::Git => "the workspace's .git could not be sent",
+            Self::RunsDirectory => "run folders are kept there",
+            Self::Special => "a socket, FIFO or device",
+            Self::NameTooLong => "its path is too long",
+        })
+    }
+}
+
+/// What became of the workspace's `.git`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GitSent {
+    /// There is none.
+    #[default]
+    None,
+    /// One was made from it and sent.
+    Made {
+        /// Files of it.
+        files: u64,
+        /// Their bytes.
+        bytes: u64,
+        /// Whether the index went with it; without one, git in the container sees every file as
+        /// deleted from the index until `git reset`.
+        index: bool,
+    },
+    /// It was not sent; the files of the tree were. The reason is a sentence for the user.
+    StayedHome(String),
+}

@@ -1,1 +1,417 @@
 //! Docker over its API. The only user of `bollard`.
+//!
+//! Nothing is connected until the first call, so that a server can answer its client before the
+//! engine is there, and an engine that comes up later is found then. What was found is kept until
+//! it stops answering.
+//!
+//! Every call is bounded by the engine timeout, [`open`](crate::engine::Engine::open) up to the
+//! moment when the stream is there; the stream itself has no limit, since its life is the
+//! container's (bollard's own timeout bounds the head of a response and no more; tried).
+
+mod create;
+mod endpoint;
+mod failure;
+mod stream;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::query_parameters::{
+    CreateContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::net::{TcpStream, UnixStream};
+
+pub use self::endpoint::{Address, Endpoint, Origin};
+use self::failure::{failed, is_gone};
+use self::stream::ExecStream;
+use crate::engine::{
+    ByteStream, ContainerId, ContainerSpec, Engine, EngineError, EngineFacts, ImageFacts, Listed,
+};
+
+/// Bytes that are taken from the connection at once. The engine sends messages of up to 32 KiB.
+const READ_CAPACITY: usize = 64 * 1024;
+
+/// The newest version of the API that we were written for. An engine that offers a newer one is
+/// asked for this.
+const API_NEWEST: (usize, usize) = (1, 48);
+
+/// The oldest one that has everything we ask for; Docker 20.10 has it.
+const API_OLDEST: (usize, usize) = (1, 41);
+
+/// A Docker engine. Clones share one connection's findings.
+#[derive(Clone, Debug)]
+pub struct DockerEngine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    endpoint: Endpoint,
+    timeout: Duration,
+    found: Mutex<Option<Found>>,
+}
+
+/// An engine that answered.
+#[derive(Clone, Debug)]
+struct Found {
+    docker: Docker,
+    facts: EngineFacts,
+}
+
+impl DockerEngine {
+    /// The engine at `endpoint`; `timeout` bounds each call to it. Nothing is connected yet.
+    ///
+    /// # Errors
+    ///
+    /// None today; an endpoint that needs work before the first call may have some.
+    pub fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<DockerEngine, EngineError> {
+        let shared = Shared { endpoint: endpoint.clone(), timeout, found: Mutex::new(None) };
+        Ok(DockerEngine { shared: Arc::new(shared) })
+    }
+
+    /// Bounds one call by the engine timeout.
+    async fn bounded<T>(
+        &self,
+        verb: &'static str,
+        call: impl Future<Output = Result<T, EngineError>>,
+    ) -> Result<T, EngineError> {
+        let limit = self.shared.timeout;
+        let result = tokio::time::timeout(limit, call)
+            .await
+            .unwrap_or(Err(EngineError::Timeout { verb, limit }));
+        if matches!(result, Err(EngineError::Unavailable { .. } | EngineError::Timeout { .. })) {
+            // Looked for again by the next call: it may have moved, or come back as another.
+            *self.shared.found.lock() = None;
+        }
+        result
+    }
+
+    async fn docker(&self) -> Result<Docker, EngineError> {
+        let found = self.shared.found.lock().clone();
+        match found {
+            Some(found) => Ok(found.docker),
+            None => Ok(self.find().await?.docker),
+        }
+    }
+
+    /// Tries the addresses in order; the first at which something listens decides.
+    async fn find(&self) -> Result<Found, EngineError> {
+        let endpoint = &self.shared.endpoint;
+        let mut failure: Option<(&Address, std::io::Error)> = None;
+        for address in endpoint.addresses() {
+            match probe(address).await {
+                Ok(()) => {
+                    let found = self.greet(address).await?;
+                    *self.shared.found.lock() = Some(found.clone());
+                    return Ok(found);
+                }
+                // A socket that refuses tells more than one that is not there.
+                Err(error) => {
+                    let absent =
+                        |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+                    if failure.as_ref().is_none_or(|(_, kept)| absent(kept) && !absent(&error)) {
+                        failure = Some((address, error));
+                    }
+                }
+            }
+        }
+        let (reason, advice) = match &failure {
+            Some((address, error)) => (format!("{address}: {error}"), endpoint.advice(error)),
+            None => ("no address".to_owned(), "set DOCKER_HOST".to_owned()),
+        };
+        Err(EngineError::Unavailable { endpoint: endpoint.to_string(), reason, advice })
+    }
+
+    /// Asks for versions and settles on one of the API.
+    async fn greet(&self, address: &Address) -> Result<Found, EngineError> {
+        // Ours is the timeout that ends a call; bollard's is only to be no shorter.
+        let seconds = self.shared.timeout.as_secs().saturating_add(1);
+        let docker = match address {
+            Address::Unix(path) => Docker::connect_with_unix(
+                &format!("unix://{}", path.display()),
+                seconds,
+                API_DEFAULT_VERSION,
+            ),
+            Address::Tcp(authority) => Docker::connect_with_http(
+                &format!("tcp://{authority}"),
+                seconds,
+                API_DEFAULT_VERSION,
+            ),
+        }
+        .map_err(|error| failed("connect", None, error, &self.shared.endpoint))?;
+        let version = docker
+            .version()
+            .await
+            .map_err(|error| failed("tell its version", None, error, &self.shared.endpoint))?;
+        let offered = version.api_version.unwrap_or_default();
+        let (major, minor) = settle(&offered).ok_or_else(|| {
+            EngineError::Unsupported(format!(
+                "the engine at {address} offers version {offered:?} of Docker's API, and at least \
+                 {}.{} is needed; use Docker 20.10 or newer",
+                API_OLDEST.0, API_OLDEST.1
+            ))
+        })?;
+        // bollard 0.21 negotiates a version but leaves it out of its requests, and the engine then
+        // answers in its newest.
+        let prefix = format!("/v{major}.{minor}");
+        let docker = docker.with_request_modifier(move |request| versioned(request, &prefix));
+        let name = version
+            .components
+            .unwrap_or_default()
+            .first()
+            .map(|component| component.name.to_lowercase())
+            .filter(|name| name.contains("podman"))
+            .map_or_else(|| "docker".to_owned(), |_| "podman".to_owned());
+        let facts = EngineFacts {
+            name,
+            version: version.version.unwrap_or_default(),
+            api_version: format!("{major}.{minor}"),
+            endpoint: address.to_string(),
+        };
+        Ok(Found { docker, facts })
+    }
+
+    /// Creates and starts. The name is ours, so that a container whose creation was not
+    /// acknowledged in time can be removed all the same.
+    async fn create_and_start(
+        &self,
+        spec: &ContainerSpec,
+        name: &str,
+    ) -> Result<ContainerId, EngineError> {
+        let docker = self.bounded("answer", self.docker()).await?;
+        let endpoint = &self.shared.endpoint;
+        let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
+        let created = self
+            .bounded("create a container", async {
+                docker.create_container(Some(options), create::body(spec)).await.map_err(|error| {
+                    match failure::status(&error) {
+                        Some(404) if failure::is_missing_image(&error) => {
+                            EngineError::ImageMissing { image: spec.image.clone() }
+                        }
+                        _ => failed("create a container", None, error, endpoint),
+                    }
+                })
+            })
+            .await?;
+        for warning in &created.warnings {
+            tracing::warn!(container = name, "the engine warns: {warning}");
+        }
+        let id = ContainerId(created.id);
+        self.bounded("start a container", async {
+            docker
+                .start_container(&id.0, None::<StartContainerOptions>)
+                .await
+                .map_err(|error| failed("start a container", Some(&id), error, endpoint))
+        })
+        .await?;
+        Ok(id)
+    }
+
+    async fn remove_by(&self, name_or_id: &str) -> Result<(), EngineError> {
+        self.bounded("remove a container", async {
+            let docker = self.docker().await?;
+            let options = RemoveContainerOptions { force: true, v: true, link: false };
+            match docker.remove_container(name_or_id, Some(options)).await {
+                Ok(()) => Ok(()),
+                Err(error) if is_gone(&error) => Ok(()),
+                Err(error) => {
+                    let id = ContainerId(name_or_id.to_owned());
+                    Err(failed("remove a container", Some(&id), error, &self.shared.endpoint))
+                }
+            }
+        })
+        .await
+    }
+
+    async fn start_guarded(&self, spec: ContainerSpec) -> Result<ContainerId, EngineError> {
+        let name = format!("codex-{}", uuid::Uuid::new_v4().simple());
+        let result = self.create_and_start(&spec, &name).await;
+        if let Err(error) = &result
+            && !matches!(error, EngineError::ImageMissing { .. } | EngineError::Unavailable { .. })
+            && let Err(remains) = self.remove_by(&name).await
+        {
+            tracing::warn!(container = %name, "left for the sweep: {remains}");
+        }
+        result
+    }
+}
+
+impl Engine for DockerEngine {
+    fn facts(&self) -> BoxFuture<'_, Result<EngineFacts, EngineError>> {
+        Box::pin(self.bounded("tell its version", async {
+            let found = self.shared.found.lock().clone();
+            match found {
+                None => Ok(self.find().await?.facts),
+                Some(found) => {
+                    found.docker.ping().await.map_err(|error| {
+                        failed("answer a ping", None, error, &self.shared.endpoint)
+                    })?;
+                    Ok(found.facts)
+                }
+            }
+        }))
+    }
+
+    fn image<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<ImageFacts, EngineError>> {
+        Box::pin(self.bounded("look up the image", async move {
+            let docker = self.docker().await?;
+            let image =
+                docker.inspect_image(name).await.map_err(|error| {
+                    match failure::status(&error) {
+                        Some(404) => EngineError::ImageMissing { image: name.to_owned() },
+                        _ => failed("look up the image", None, error, &self.shared.endpoint),
+                    }
+                })?;
+            let labels = image.config.and_then(|config| config.labels).unwrap_or_default();
+            Ok(ImageFacts {
+                id: image.id.unwrap_or_default(),
+                labels: labels.into_iter().collect(),
+            })
+        }))
+    }
+
+    fn start<'a>(
+        &'a self,
+        spec: &'a ContainerSpec,
+    ) -> BoxFuture<'a, Result<ContainerId, EngineError>> {
+        Box::pin(async move {
+            // On a task of its own: a caller that gives up must not leave half a container. The
+            // task finishes, finds nobody to take the container, and removes it.
+            let (take, taken) = tokio::sync::oneshot::channel();
+            let engine = self.clone();
+            let spec = spec.clone();
+            tokio::spawn(async move {
+                if let Err(Ok(id)) = take.send(engine.start_guarded(spec).await)
+                    && let Err(remains) = engine.remove(&id).await
+                {
+                    tracing::warn!(container = %id, "left for the sweep: {remains}");
+                }
+            });
+            taken.await.unwrap_or_else(|_| {
+                Err(EngineError::Failed {
+                    verb: "start a container",
+                    container: None,
+                    reason: "the task that started it panicked".into(),
+                })
+            })
+        })
+    }
+
+    fn open<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        argv: &'a [String],
+    ) -> BoxFuture<'a, Result<ByteStream, EngineError>> {
+        Box::pin(self.bounded("open a stream", async move {
+            let docker = self.docker().await?;
+            let map = |error| failed("open a stream", Some(id), error, &self.shared.endpoint);
+            let options = CreateExecOptions::<String> {
+                attach_stdin: Some(true),
+                attach_stdout: Some(true),
+                attach_stderr: Some(true),
+                tty: Some(false),
+                user: Some("0".to_owned()),
+                cmd: Some(argv.to_vec()),
+                ..Default::default()
+            };
+            let exec = docker.create_exec(&id.0, options).await.map_err(map)?;
+            let options =
+                StartExecOptions { output_capacity: Some(READ_CAPACITY), ..Default::default() };
+            match docker.start_exec(&exec.id, Some(options)).await.map_err(map)? {
+                StartExecResults::Attached { output, input } => {
+                    let program = argv.first().cloned().unwrap_or_default();
+                    let stream = ExecStream::new(output, input, id.to_string(), program);
+                    Ok(Box::new(stream) as ByteStream)
+                }
+                StartExecResults::Detached => Err(EngineError::Failed {
+                    verb: "open a stream",
+                    container: Some(id.clone()),
+                    reason: "it detached from the program".into(),
+                }),
+            }
+        }))
+    }
+
+    fn list<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, EngineError>> {
+        Box::pin(self.bounded("list containers", async move {
+            let docker = self.docker().await?;
+            let options = ListContainersOptions {
+                all: true,
+                filters: Some(HashMap::from([("label".to_owned(), vec![label.to_owned()])])),
+                ..Default::default()
+            };
+            let listed = docker
+                .list_containers(Some(options))
+                .await
+                .map_err(|error| failed("list containers", None, error, &self.shared.endpoint))?;
+            Ok(listed
+                .into_iter()
+                .filter_map(|container| {
+                    Some(Listed {
+                        id: ContainerId(container.id?),
+                        labels: container.labels.unwrap_or_default().into_iter().collect(),
+                        state: container.state.map(|state| state.to_string()).unwrap_or_default(),
+                    })
+                })
+                .collect())
+        }))
+    }
+
+    fn remove<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(self.remove_by(&id.0))
+    }
+}
+
+/// Whether something listens at `address`. Gives the plain error of the system, which bollard would
+/// wrap beyond recognition.
+async fn probe(address: &Address) -> std::io::Result<()> {
+    match address {
+        Address::Unix(path) => UnixStream::connect(path).await.map(drop),
+        Address::Tcp(authority) => TcpStream::connect(authority).await.map(drop),
+    }
+}
+
+/// The version of the API to speak with an engine that offers `offered` as its newest.
+fn settle(offered: &str) -> Option<(usize, usize)> {
+    let (major, minor) = offered.split_once('.')?;
+    let offered = (major.parse().ok()?, minor.parse().ok()?);
+    (offered >= API_OLDEST).then(|| offered.min(API_NEWEST))
+}
+
+/// Puts the version before the path of a request that has none.
+fn versioned(request: bollard::BollardRequest, prefix: &str) -> bollard::BollardRequest {
+    use hyper::http::uri::{PathAndQuery, Uri};
+    let (mut head, body) = request.into_parts();
+    let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    if !path.starts_with("/v1.") {
+        let versioned = format!("{prefix}{path}");
+        let mut uri = head.uri.clone().into_parts();
+        if let Ok(path) = PathAndQuery::try_from(versioned) {
+            uri.path_and_query = Some(path);
+            if let Ok(uri) = Uri::from_parts(uri) {
+                head.uri = uri;
+            }
+        }
+    }
+    hyper::Request::from_parts(head, body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_older_of_both_and_old_engines_are_refused() {
+        assert_eq!(settle("1.41"), Some((1, 41)));
+        assert_eq!(settle("1.45"), Some((1, 45)));
+        assert_eq!(settle("1.99"), Some(API_NEWEST));
+        assert_eq!(settle("1.40"), None);
+        assert_eq!(settle(""), None);
+        assert_eq!(settle("nonsense"), None);
+    }
+}

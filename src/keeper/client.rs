@@ -21,6 +21,7 @@ mod put;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{ReadHalf, WriteHalf};
@@ -282,6 +283,12 @@ impl Keeper {
     /// Resolves with the reason once the stream is lost. Cancel safe.
     pub async fn closed(&self) -> String {
         self.shared.lost.wait().await.reason()
+    }
+
+    /// As [`Keeper::closed`], without keeping the stream open meanwhile.
+    pub fn watch_loss(&self) -> BoxFuture<'static, String> {
+        let lost = self.shared.lost.clone();
+        Box::pin(async move { lost.wait().await.reason() })
     }
 
     /// Asks the keeper for an answer and measures how long it takes.

@@ -51,6 +51,11 @@ impl Incoming {
     pub async fn accept(&mut self) -> Option<Connection> {
         self.arrivals.recv().await
     }
+
+    /// Drops, and so resets, every connection that was not accepted yet.
+    pub fn discard(&mut self) {
+        while self.arrivals.try_recv().is_ok() {}
+    }
 }
 
 impl Connection {

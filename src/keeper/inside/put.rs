@@ -185,7 +185,17 @@ impl Writer<'_> {
         let doing = format!("write {path}");
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
+        let mut opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
+        // A file that changed while the host read it comes again, and the later one counts. Only a
+        // file of this very put is replaced.
+        if matches!(opened, Err(rustix::io::Errno::EXIST)) {
+            let had = self.nodes.iter().rposition(|(had, _)| &**had == path.as_bytes());
+            if let Some(had) = had.filter(|had| self.nodes[*had].1.kind == Kind::File) {
+                self.nodes.remove(had);
+                fs::unlinkat(self.parent(), name, AtFlags::empty()).doing(&doing)?;
+                opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
+            }
+        }
         let mut file = std::fs::File::from(opened.doing(&doing)?);
         let mut hash = self.hashed.then(blake3::Hasher::new);
         let mut left = entry.size();
@@ -309,11 +319,19 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_comes_twice_is_refused() {
-        let (_place, done) = put(|tar| {
-            for _ in 0..2 {
-                tar.append_data(&mut header(EntryType::Regular, 0o644, 1), "f", &b"x"[..]).unwrap();
+    fn a_file_that_comes_again_replaces_the_earlier_one_and_nothing_else_may_come_twice() {
+        let (place, done) = put(|tar| {
+            for bytes in [&b"old and long"[..], b"new"] {
+                let size = bytes.len() as u64;
+                tar.append_data(&mut header(EntryType::Regular, 0o644, size), "f", bytes).unwrap();
             }
+        });
+        let manifest = done.unwrap();
+        assert_eq!(std::fs::read(place.path().join("f")).unwrap(), b"new");
+        assert_eq!(manifest.len(), 1);
+        let (_place, done) = put(|tar| {
+            tar.append_link(&mut header(EntryType::Symlink, 0o777, 0), "f", "t").unwrap();
+            tar.append_data(&mut header(EntryType::Regular, 0o644, 1), "f", &b"x"[..]).unwrap();
         });
         assert!(done.unwrap_err().0.contains("write f"));
     }

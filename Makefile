@@ -1,0 +1,38 @@
+# What people and CI type. `make` alone lists it.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench image lint engine build
+
+VENV := target/venv
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "%-16s %s\n", $$1, $$2 }'
+
+demo: engine image ## Watch an MCP client call codex_run: real Codex, scripted model, no key needed
+	cargo run --release --quiet -- demo
+
+test: engine image $(VENV)/.installed ## Run all tests; fails if one was left out
+	CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_TESTS_PYTHON="$(CURDIR)/$(VENV)/bin/python" cargo test
+
+bench: engine image ## Measure against bare Codex and against a container for each run
+	cargo bench
+
+image: engine ## Build codex-runner:latest if it is missing or old
+	docker/build.sh --if-needed $(IMAGE_FLAGS)
+
+engine: ## See that a container engine answers; install and start one where that is allowed
+	docker/engine.sh
+
+build: ## Build the server: target/release/mcp-codex-orchestrator
+	cargo build --release
+
+lint: ## Formatting and clippy, of the host's and of the keeper's half
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --no-default-features --lib --bin codex-keeper -- -D warnings
+
+# One test is the official Python SDK as the client.
+$(VENV)/.installed: tests/python/requirements.txt
+	python3 -m venv --clear $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@

@@ -1,0 +1,114 @@
+//! `doctor`: whether everything is there that a run needs, one line each.
+
+use serde::Serialize;
+
+use super::{Context, Outcome, Stopped, engine, out};
+use crate::container::check_image;
+use crate::engine::Engine;
+use crate::model::credentials::{self, Source};
+use crate::workspace::root::Roots;
+
+/// Flags of `doctor`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Serialize)]
+struct Check {
+    name: &'static str,
+    good: bool,
+    /// What was found, or what is wrong and what to do.
+    found: String,
+}
+
+impl Check {
+    fn new(name: &'static str, outcome: Result<String, String>) -> Self {
+        let good = outcome.is_ok();
+        Self { name, good, found: outcome.unwrap_or_else(|problem| problem) }
+    }
+}
+
+pub(super) async fn execute(arguments: &Arguments, context: &Context) -> Result<Outcome, Stopped> {
+    let mut checks = vec![settings(context)];
+    checks.extend(engine_and_image(context).await);
+    checks.push(credential(context));
+    checks.push(workspace(context));
+    if arguments.json {
+        out::json(&checks)?;
+    } else {
+        for Check { name, good, found } in &checks {
+            let mark = if *good { "ok  " } else { "FAIL" };
+            out::text(&format!("{mark}  {name:<10}  {found}"))?;
+        }
+    }
+    let good = checks.iter().all(|check| check.good);
+    Ok(if good { Outcome::Success } else { Outcome::NotReady })
+}
+
+fn settings(context: &Context) -> Check {
+    let file = context.loaded.file.as_ref();
+    let found = file.map_or_else(|| "defaults".to_owned(), |file| file.display().to_string());
+    Check::new("settings", Ok(found))
+}
+
+async fn engine_and_image(context: &Context) -> [Check; 2] {
+    let name = &context.loaded.config.container.image;
+    let unknown = || Check::new("image", Err(format!("{name} cannot be looked for")));
+    let engine = match engine::connect(context) {
+        Ok(engine) => engine,
+        Err(error) => return [Check::new("engine", Err(error.to_string())), unknown()],
+    };
+    let facts = match engine.facts().await {
+        Ok(facts) => facts,
+        Err(error) => return [Check::new("engine", Err(error.to_string())), unknown()],
+    };
+    let image = match engine.image(name).await {
+        Ok(image) => check_image(&image)
+            .map(|versions| format!("{name} with Codex {}", versions.codex))
+            .map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    [Check::new("engine", Ok(engine::describe(&facts))), Check::new("image", image)]
+}
+
+fn credential(context: &Context) -> Check {
+    let docker_env = context.paths.checkout.as_ref().map(|root| root.join("docker/.env"));
+    let found = credentials::find(
+        context.loaded.config.model.auth,
+        |name| (context.lookup)(name),
+        docker_env.as_deref(),
+    );
+    Check::new(
+        "credential",
+        found
+            .map(|credential| match credential.source() {
+                Source::Environment => "OPENAI_API_KEY in the environment".to_owned(),
+                Source::File(path) => format!("OPENAI_API_KEY in {}", path.display()),
+                Source::Unneeded => "none needed (model.auth = \"none\")".to_owned(),
+            })
+            .map_err(|error| error.to_string()),
+    )
+}
+
+fn workspace(context: &Context) -> Check {
+    let paths = &context.paths;
+    let roots = Roots::from(
+        &context.loaded.config.workspace,
+        |name| (context.lookup)(name),
+        context.workspace.clone(),
+        &paths.runs,
+        &paths.state,
+        &paths.codex_home,
+        &paths.home,
+    );
+    let found = roots.resolve(None, None);
+    Check::new(
+        "workspace",
+        found
+            .map(|workspace| workspace.path.display().to_string())
+            .map_err(|error| error.to_string()),
+    )
+}

@@ -1,0 +1,232 @@
+//! The command line of a run.
+
+use std::collections::BTreeMap;
+
+use crate::failure::{ErrorKind, Failure};
+use crate::keeper::wire::{SpawnRequest, WORKSPACE};
+use crate::path::RelPath;
+
+/// Where Codex keeps its state in a container.
+pub const CODEX_HOME: &str = "/home/codex/.codex";
+
+/// The lean configuration that the image's CODEX_HOME template holds. What varies from run to run
+/// is given on the command line.
+pub const CONFIG: &str = include_str!("../../docker/codex-home/config.toml");
+
+/// The environment of Codex; nothing of the host's environment is in it, and no credential.
+const ENVIRONMENT: &[(&str, &str)] = &[
+    ("HOME", "/home/codex"),
+    ("CODEX_HOME", CODEX_HOME),
+    // Programs that a run installs for itself come first.
+    ("PATH", "/home/codex/.local/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+    ("LANG", "C.UTF-8"),
+    ("USER", "codex"),
+    ("LOGNAME", "codex"),
+    ("SHELL", "/bin/bash"),
+    // On the volume, because home is memory.
+    ("XDG_CACHE_HOME", "/cache"),
+    ("npm_config_cache", "/cache/npm"),
+    ("PIP_CACHE_DIR", "/cache/pip"),
+    ("CARGO_HOME", "/cache/cargo"),
+    ("GOPATH", "/cache/go"),
+    ("NPM_CONFIG_UPDATE_NOTIFIER", "false"),
+    // A leak check needs ptrace, which the seccomp profile refuses.
+    ("ASAN_OPTIONS", "detect_leaks=0"),
+    ("LSAN_OPTIONS", "detect_leaks=0"),
+];
+
+/// Bytes that all of `env_vars` may take together on the command line. Linux takes 128 KiB in one
+/// argument.
+const MAX_ENV_VARS: usize = 100 * 1024;
+
+/// One run of `codex exec`.
+#[derive(Clone, Debug, Default)]
+pub struct CodexCommand {
+    /// The task; goes to stdin, so it is in no process list.
+    pub prompt: String,
+    /// `None`: Codex's own default.
+    pub model: Option<String>,
+    /// Inside the workspace; `None`: its root.
+    pub working_dir: Option<RelPath>,
+    /// For the commands that Codex runs, not for Codex itself.
+    pub env_vars: BTreeMap<String, String>,
+}
+
+impl CodexCommand {
+    /// What the keeper is asked to start. `nonce` comes back with the exit.
+    ///
+    /// # Errors
+    ///
+    /// `env_vars` as [`check_env_vars`] says; a `working_dir` that is not UTF-8, which no argument
+    /// of a call can name.
+    pub fn spawn_request(&self, nonce: impl Into<String>) -> Result<SpawnRequest, Failure> {
+        check_env_vars(&self.env_vars)
+            .map_err(|sentence| Failure::new(ErrorKind::InvalidArgument, sentence))?;
+        let cwd = self.cwd()?;
+        let mut argv: Vec<String> = [
+            "codex",
+            "exec",
+            "--json",
+            "--dangerously-bypass-approvals-and-sandbox",
+            "--ephemeral",
+            "--skip-git-repo-check",
+            "--color",
+            "never",
+            "-C",
+            &cwd,
+        ]
+        .map(String::from)
+        .into();
+        if let Some(model) = self.model.as_deref().filter(|model| !model.is_empty()) {
+            // In one word, so that a name that begins with a dash is no flag.
+            argv.push(format!("--model={model}"));
+        }
+        if !self.env_vars.is_empty() {
+            argv.push("-c".into());
+            let table = toml_table(&self.env_vars);
+            argv.push(format!("shell_environment_policy.set={table}"));
+        }
+        argv.push("-".into());
+        let env = ENVIRONMENT.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        Ok(SpawnRequest {
+            argv,
+            env: env.collect(),
+            cwd,
+            stdin: self.prompt.clone(),
+            nonce: nonce.into(),
+        })
+    }
+
+    fn cwd(&self) -> Result<String, Failure> {
+        let Some(dir) = &self.working_dir else { return Ok(WORKSPACE.into()) };
+        let Ok(dir) = std::str::from_utf8(dir.as_bytes()) else {
+            let sentence = "working_dir is not UTF-8; rename the directory or run in its parent";
+            return Err(Failure::new(ErrorKind::InvalidArgument, sentence));
+        };
+        Ok(format!("{WORKSPACE}/{dir}"))
+    }
+}
+
+/// Checks names and values that a program's environment cannot hold.
+///
+/// # Errors
+///
+/// One sentence that names the variable, never its value.
+pub fn check_env_vars(env_vars: &BTreeMap<String, String>) -> Result<(), String> {
+    for (name, value) in env_vars {
+        if name.is_empty() {
+            return Err("env_vars has an empty name; give every variable a name".into());
+        }
+        if name.contains(['=', '\0']) {
+            return Err(format!(
+                "env_vars has the name {name:?}; a name may hold neither \"=\" nor NUL"
+            ));
+        }
+        if value.contains('\0') {
+            return Err(format!("the value of {name:?} in env_vars has a NUL; leave it out"));
+        }
+    }
+    if toml_table(env_vars).len() > MAX_ENV_VARS {
+        return Err(format!(
+            "env_vars is over {} KiB in all; put large values into a file of the workspace",
+            MAX_ENV_VARS / 1024
+        ));
+    }
+    Ok(())
+}
+
+/// An inline table of strings in TOML.
+fn toml_table(table: &BTreeMap<String, String>) -> String {
+    let mut out = String::from("{");
+    for (index, (name, value)) in table.iter().enumerate() {
+        if index > 0 {
+            out.push(',');
+        }
+        push_toml_string(&mut out, name);
+        out.push('=');
+        push_toml_string(&mut out, value);
+    }
+    out.push('}');
+    out
+}
+
+fn push_toml_string(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if c.is_control() => out.push_str(&format!("\\u{:04X}", c as u32)),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn vars(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        pairs.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_table_is_read_back(
+            table in proptest::collection::btree_map(any::<String>(), any::<String>(), 0..6),
+        ) {
+            let read: toml::Table = toml::from_str(&format!("x = {}", toml_table(&table))).unwrap();
+            let read: BTreeMap<String, String> = read["x"].clone().try_into().unwrap();
+            prop_assert_eq!(read, table);
+        }
+    }
+
+    #[test]
+    fn the_command_line_has_neither_prompt_nor_credential() {
+        let command = CodexCommand {
+            prompt: "--help\nme".into(),
+            model: Some("-x".into()),
+            working_dir: Some(RelPath::new("a b/c").unwrap()),
+            env_vars: vars(&[("A", "1\"2")]),
+        };
+        let request = command.spawn_request("n").unwrap();
+        assert_eq!(
+            request.argv.join("\n"),
+            "codex\nexec\n--json\n--dangerously-bypass-approvals-and-sandbox\n--ephemeral\n\
+             --skip-git-repo-check\n--color\nnever\n-C\n/app/a b/c\n--model=-x\n-c\n\
+             shell_environment_policy.set={\"A\"=\"1\\\"2\"}\n-"
+        );
+        assert_eq!(request.stdin, "--help\nme");
+        assert_eq!(request.cwd, "/app/a b/c");
+        assert_eq!(request.nonce, "n");
+        assert!(!request.env.iter().any(|(name, _)| name == "A" || name.contains("KEY")));
+    }
+
+    #[test]
+    fn bad_env_vars_get_a_sentence_that_names_them_without_the_value() {
+        for (pairs, want) in [
+            (&[("", "secret")][..], "empty name"),
+            (&[("A=B", "secret")], "\"A=B\""),
+            (&[("A\0", "secret")], "NUL"),
+            (&[("A", "secret\0")], "\"A\""),
+            (&[("A", &"secret".repeat(100_000))], "KiB"),
+        ] {
+            let refused = check_env_vars(&vars(pairs)).unwrap_err();
+            assert!(refused.contains(want) && !refused.contains("secret"), "{refused}");
+            let command = CodexCommand { env_vars: vars(pairs), ..CodexCommand::default() };
+            let failure = command.spawn_request("n").unwrap_err();
+            assert_eq!(failure.kind, ErrorKind::InvalidArgument);
+        }
+        check_env_vars(&vars(&[("a.b", "ü\n'\"\\"), ("_", "")])).unwrap();
+    }
+
+    #[test]
+    fn the_lean_configuration_is_toml_without_a_credential() {
+        let config: toml::Table = toml::from_str(CONFIG).unwrap();
+        assert_eq!(config["model_provider"].as_str(), Some("gateway"));
+        assert!(!CONFIG.contains("env_key =") && !CONFIG.contains("bearer_token ="));
+    }
+}

@@ -1,0 +1,184 @@
+use std::time::Duration;
+
+use super::*;
+
+fn loaded(text: &str, variables: &[(&str, &str)]) -> Result<Loaded, String> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("c.toml");
+    std::fs::write(&path, text).unwrap();
+    let overrides = Overrides { config: Some(path), workspace: None };
+    load(&overrides, |name| {
+        variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).into())
+    })
+    .map_err(|error| error.to_string().replace(&format!("{}/", directory.path().display()), ""))
+}
+
+fn refused(text: &str) -> String {
+    loaded(text, &[]).unwrap_err()
+}
+
+#[test]
+fn every_key_has_its_default() {
+    let config = loaded("", &[]).unwrap().config;
+    assert_eq!(config.pool.min_idle, 1);
+    assert_eq!(config.pool.max_age, Duration::from_secs(6 * 3600));
+    assert_eq!(config.container.memory, 4 << 30);
+    assert_eq!(config.workspace.max_bytes, 2 << 30);
+    assert_eq!(config.run.timeout, Duration::from_secs(300));
+    assert_eq!(config.server.shutdown_grace, Duration::from_millis(1500));
+}
+
+#[test]
+fn every_key_of_the_default_is_explained() {
+    let mut explained = false;
+    for line in DEFAULT_TOML.lines() {
+        if line.starts_with('#') {
+            explained = true;
+        } else if line.contains(" = ") {
+            assert!(explained, "{line}");
+            explained = false;
+        }
+    }
+}
+
+#[test]
+fn a_file_changes_only_the_keys_it_has() {
+    let config = loaded("[pool]\nmax_size = 9\n[container]\ncpus = 2\n", &[]).unwrap().config;
+    assert_eq!((config.pool.min_idle, config.pool.max_size), (1, 9));
+    assert!((config.container.cpus - 2.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let text = "[container]\nimage = \"a\"\n[run]\ntimeout = \"20s\"\n";
+    let loaded =
+        loaded(text, &[("CODEX_IMAGE", "b"), ("CODEX_TIMEOUT", "90"), ("CODEX_WORKSPACE", "/w")])
+            .unwrap();
+    assert_eq!(loaded.config.container.image, "b");
+    assert_eq!(loaded.config.run.timeout, Duration::from_secs(90));
+    assert_eq!(loaded.config.workspace.path, Path::new("/w"));
+    assert!(loaded.to_toml().contains("image = \"b\"  # CODEX_IMAGE\n"));
+}
+
+#[test]
+fn codex_timeout_may_be_a_duration_and_empty_variables_are_absent() {
+    let config = loaded("", &[("CODEX_TIMEOUT", "2m"), ("CODEX_IMAGE", "")]).unwrap().config;
+    assert_eq!(config.run.timeout, Duration::from_secs(120));
+    assert_eq!(config.container.image, "codex-runner:latest");
+}
+
+#[test]
+fn a_flag_goes_before_the_environment() {
+    let overrides = Overrides { config: None, workspace: Some("/flag".into()) };
+    let loaded =
+        load(&overrides, |name| (name == "CODEX_WORKSPACE").then(|| "/env".to_owned())).unwrap();
+    assert_eq!(loaded.config.workspace.path, Path::new("/flag"));
+}
+
+#[test]
+fn a_tilde_is_the_home_directory() {
+    let text = "[workspace]\npath = \"~/w\"\nallowed = [\"~\"]\n";
+    let config = loaded(text, &[("HOME", "/home/u")]).unwrap().config;
+    assert_eq!(config.workspace.path, Path::new("/home/u/w"));
+    assert_eq!(config.workspace.allowed, [PathBuf::from("/home/u/")]);
+}
+
+#[test]
+fn every_mistake_gets_its_sentence() {
+    for (text, sentence) in [
+        (
+            "[pool]\nmin_idel = 2\n",
+            "c.toml:2: unknown key \"pool.min_idel\"; did you mean \"pool.min_idle\"?",
+        ),
+        (
+            "[run]\n\n\nmemory = 2\n",
+            "c.toml:4: unknown key \"run.memory\"; did you mean \"container.memory\"?",
+        ),
+        ("[poool]\n", "c.toml:1: unknown key \"poool\"; did you mean \"pool\"?"),
+        (
+            "[zzz]\n",
+            "c.toml:1: unknown key \"zzz\"; `mcp-codex-orchestrator config default` prints all \
+             keys",
+        ),
+        ("pool = 3\n", "c.toml:1: pool must be a section, written [pool]"),
+        (
+            "[pool]\nmin_idle = \"two\"\n",
+            "c.toml:2: pool.min_idle must be a whole number, but is \"two\"",
+        ),
+        ("[pool]\nmin_idle = -1\n", "c.toml:2: pool.min_idle is -1, which is out of range"),
+        (
+            "[pool]\nacquire_timeout = 60\n",
+            "c.toml:2: pool.acquire_timeout must be a duration such as \"5m\", but is 60",
+        ),
+        (
+            "[pool]\nacquire_timeout = \"soon\"\n",
+            "c.toml:2: pool.acquire_timeout must be a duration such as \"5m\", but is \"soon\"",
+        ),
+        (
+            "[container]\nmemory = 4\n",
+            "c.toml:2: container.memory must be a size such as \"2GiB\", but is 4",
+        ),
+        (
+            "[container]\nmemory = \"much\"\n",
+            "c.toml:2: container.memory must be a size such as \"2GiB\", but is \"much\"",
+        ),
+        (
+            "[container]\nread_only = \"yes\"\n",
+            "c.toml:2: container.read_only must be true or false, but is \"yes\"",
+        ),
+        (
+            "[workspace]\nallowed = [1]\n",
+            "c.toml:2: workspace.allowed must be a list of strings, but is a list",
+        ),
+        (
+            "[pool]\nrecycle = \"maybe\"\n",
+            "c.toml:2: pool.recycle has the unknown value \"maybe\", expected \"reset\" or \
+             \"destroy\"",
+        ),
+        ("[pool]\nmin_idle = 5\n", "c.toml:2: pool.min_idle is 5, over pool.max_size, which is 4"),
+        ("[pool]\nmax_size = 0\n", "c.toml:2: pool.max_size must be from 1 to 256, but is 0"),
+        (
+            "[run]\nmin_timeout = \"2h\"\n",
+            "c.toml:2: run.min_timeout is 2h, over run.max_timeout, which is 1h",
+        ),
+        (
+            "[run]\nmax_timeout = \"2m\"\n",
+            "c.toml:2: run.max_timeout is 2m, under run.timeout, which is 5m",
+        ),
+        (
+            "[server]\nlog = \"a=b=c\"\n",
+            "c.toml:2: server.log must be a filter such as \"info\", but is \"a=b=c\"",
+        ),
+    ] {
+        assert_eq!(refused(text), sentence);
+    }
+}
+
+#[test]
+fn what_is_no_toml_is_told_with_its_line() {
+    let sentence = refused("[pool]\nmin_idle =\n");
+    assert!(sentence.starts_with("c.toml:2: no valid TOML: "), "{sentence}");
+    assert!(!sentence.contains('\n'));
+}
+
+#[test]
+fn a_wrong_variable_is_named() {
+    assert_eq!(
+        loaded("", &[("CODEX_TIMEOUT", "2h")]).unwrap_err(),
+        "CODEX_TIMEOUT: run.timeout is 2h, over run.max_timeout, which is 1h"
+    );
+    assert_eq!(
+        loaded("", &[("CODEX_TIMEOUT", "-3")]).unwrap_err(),
+        "CODEX_TIMEOUT: run.timeout must be a duration such as \"5m\", but is \"-3\""
+    );
+}
+
+#[test]
+fn a_file_that_was_named_must_exist() {
+    let overrides = Overrides { config: Some("/nowhere/c.toml".into()), workspace: None };
+    let error = load(&overrides, |_| None).unwrap_err();
+    assert_eq!(error.to_string(), "/nowhere/c.toml cannot be read");
+    assert!(
+        load(&Overrides::default(), |name| (name == "HOME").then(|| "/nowhere".into())).is_ok()
+    );
+}

@@ -1,0 +1,183 @@
+//! Starting a container and arming it, and what an armed container can do for the pool.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::config::ContainerConfig;
+use crate::engine::{ContainerId, Engine, EngineError};
+use crate::failure::{ErrorKind, Failure};
+use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
+use crate::keeper::wire::{ArmRequest, Fingerprint};
+use crate::pool::owner::Owner;
+use crate::pool::source::{Pooled, Source, StartError};
+
+use super::{KEEPER, check_image, check_posture, spec};
+
+/// An idle keeper is given up after this much silence; with a job in it after
+/// [`SILENCE_LEASED`], so that a server that was swapped out for a minute finds its run alive.
+const SILENCE_IDLE: Duration = Duration::from_secs(15);
+
+/// See [`SILENCE_IDLE`].
+const SILENCE_LEASED: Duration = Duration::from_secs(180);
+
+/// How long a reset may take; most of it is deleting files.
+const RESET_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An armed container: the stream to its keeper, and what it was like when it was armed.
+#[derive(Debug)]
+pub struct ArmedContainer {
+    id: ContainerId,
+    keeper: Keeper,
+    incoming: Incoming,
+    fingerprint: Fingerprint,
+}
+
+impl ArmedContainer {
+    /// A handle to its keeper. It must not outlive the lease, since the last handle is what keeps
+    /// the container alive.
+    pub fn keeper(&self) -> Keeper {
+        self.keeper.clone()
+    }
+
+    /// The connections that programs in it make.
+    pub fn incoming(&mut self) -> &mut Incoming {
+        &mut self.incoming
+    }
+}
+
+impl Pooled for ArmedContainer {
+    fn id(&self) -> &ContainerId {
+        &self.id
+    }
+
+    fn answering(&self) -> bool {
+        self.keeper.lost().is_none() && self.keeper.silent_for() < SILENCE_IDLE
+    }
+
+    fn lost(&self) -> BoxFuture<'static, String> {
+        self.keeper.watch_loss()
+    }
+
+    fn reset(&mut self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async {
+            let found = tokio::time::timeout(RESET_TIMEOUT, self.keeper.reset())
+                .await
+                .map_err(|_| format!("it took longer than {} s", RESET_TIMEOUT.as_secs()))?
+                .map_err(|error| error.to_string())?;
+            if found != self.fingerprint {
+                return Err(format!("it is {found:?} but was {:?}", self.fingerprint));
+            }
+            // What a program of the run connected and nobody took is of that run.
+            self.incoming.discard();
+            Ok(())
+        })
+    }
+}
+
+/// Starts containers from one spec and arms them.
+#[derive(Debug)]
+pub struct Starter {
+    engine: Arc<dyn Engine>,
+    container: ContainerConfig,
+    owner: Arc<Owner>,
+}
+
+impl Starter {
+    /// Containers of `engine` for `owner`.
+    pub fn new(engine: Arc<dyn Engine>, container: ContainerConfig, owner: Arc<Owner>) -> Self {
+        Self { engine, container, owner }
+    }
+
+    /// Creates, starts and arms; on an error after creation the container is removed again.
+    async fn start_armed(&self) -> Result<ArmedContainer, StartError> {
+        let facts = self.engine.image(&self.container.image).await.map_err(engine_error)?;
+        check_image(&facts).map_err(|error| StartError {
+            kind: ErrorKind::ImageOutdated,
+            sentence: error.to_string(),
+        })?;
+        let spec = spec(&self.container, &self.owner.label(), jiff::Timestamp::now());
+        let id = self.engine.start(&spec).await.map_err(engine_error)?;
+        let armed = async {
+            let serve = [KEEPER.to_owned(), "serve".to_owned()];
+            let stream = self.engine.open(&id, &serve).await.map_err(engine_error)?;
+            let options =
+                KeeperOptions { heartbeat: self.container.heartbeat, silence: SILENCE_LEASED };
+            let (keeper, incoming, _) =
+                Keeper::connect(stream, options).await.map_err(keeper_error)?;
+            let armed = keeper.arm(ArmRequest::default()).await.map_err(keeper_error)?;
+            let unproved = check_posture(&spec, &armed.posture).map_err(|error| StartError {
+                kind: ErrorKind::EngineUnavailable,
+                sentence: format!("the engine did not confine a container as asked: {error}"),
+            })?;
+            if !unproved.is_empty() {
+                tracing::debug!(container = %id, ?unproved, "could not be read in the container");
+            }
+            Ok(ArmedContainer {
+                id: id.clone(),
+                keeper,
+                incoming,
+                fingerprint: armed.fingerprint,
+            })
+        }
+        .await;
+        if armed.is_err()
+            && let Err(error) = self.engine.remove(&id).await
+        {
+            tracing::warn!(container = %id, %error, "a container that could not be armed was not removed");
+        }
+        armed
+    }
+}
+
+impl Source for Starter {
+    type Container = ArmedContainer;
+
+    fn start(&self) -> BoxFuture<'_, Result<ArmedContainer, StartError>> {
+        Box::pin(async {
+            let limit = self.container.start_timeout;
+            tokio::time::timeout(limit, self.start_armed()).await.unwrap_or_else(|_| {
+                Err(StartError {
+                    kind: ErrorKind::ContainerLost,
+                    sentence: format!(
+                        "a container was not ready within {} s (container.start_timeout)",
+                        limit.as_secs()
+                    ),
+                })
+            })
+        })
+    }
+
+    fn remove<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { self.engine.remove(id).await.map_err(|error| error.to_string()) })
+    }
+}
+
+/// The kind under which a caller knows an engine's error.
+fn engine_failure(error: EngineError) -> Failure {
+    let kind = match &error {
+        EngineError::ImageMissing { .. } => ErrorKind::ImageMissing,
+        EngineError::Unavailable { .. } | EngineError::Unsupported(_) => {
+            ErrorKind::EngineUnavailable
+        }
+        EngineError::Failed { .. } | EngineError::Timeout { .. } => ErrorKind::ContainerLost,
+    };
+    Failure::new(kind, error.to_string())
+}
+
+fn engine_error(error: EngineError) -> StartError {
+    engine_failure(error).into()
+}
+
+fn keeper_error(error: KeeperError) -> StartError {
+    match error {
+        KeeperError::Protocol { .. } => StartError {
+            kind: ErrorKind::ImageOutdated,
+            sentence: format!(
+                "{error}; rebuild the image with `mcp-codex-orchestrator image build`"
+            ),
+        },
+        other => StartError { kind: ErrorKind::ContainerLost, sentence: other.to_string() },
+    }
+}

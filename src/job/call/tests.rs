@@ -1,0 +1,180 @@
+use serde_json::json;
+
+use super::*;
+
+fn limits() -> RunConfig {
+    RunConfig {
+        timeout: Duration::from_secs(300),
+        min_timeout: Duration::from_secs(10),
+        max_timeout: Duration::from_secs(3600),
+        end_timeout: Duration::from_secs(5),
+        transfer_timeout: Duration::from_secs(300),
+        output_limit: 65536,
+    }
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    let Value::Object(map) = value else { panic!("not an object") };
+    map
+}
+
+fn refused(value: Value) -> String {
+    let failure = RunCall::parse(map(value), &limits()).unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::InvalidArgument);
+    assert!(!failure.sentence.contains('\n'));
+    failure.sentence
+}
+
+#[test]
+fn parse_takes_every_argument() {
+    let call = RunCall::parse(
+        map(json!({
+            "prompt": "do it", "mode": "suggest", "timeout": 3600, "repo": "/w",
+            "working_dir": "src", "env_vars": {"A": "1=2"}, "model": "m"
+        })),
+        &limits(),
+    )
+    .unwrap();
+    assert_eq!(call.mode, Mode::Suggest);
+    assert_eq!(call.timeout, Duration::from_secs(3600));
+    assert_eq!(call.env_vars.iter().collect::<Vec<_>>(), [("A", "1=2")]);
+    assert_eq!(call.repo.as_deref(), Some("/w"));
+    assert_eq!(call.working_dir.as_deref(), Some("src"));
+    assert_eq!(call.model.as_deref(), Some("m"));
+}
+
+#[test]
+fn parse_fills_in_the_defaults_and_takes_null_for_absent() {
+    let call =
+        RunCall::parse(map(json!({"prompt": "x", "repo": null, "timeout": 60.0})), &limits())
+            .unwrap();
+    assert_eq!((call.mode, call.timeout), (Mode::FullAuto, Duration::from_secs(60)));
+    assert_eq!(RunCall::new("x", &limits()).unwrap().timeout, Duration::from_secs(300));
+}
+
+#[test]
+fn every_bad_argument_gets_its_sentence() {
+    for (arguments, sentence) in [
+        (json!({}), "prompt is missing; say what Codex shall do"),
+        (json!({"prompt": null}), "prompt is missing; say what Codex shall do"),
+        (json!({"prompt": " \n"}), "prompt is blank; say what Codex shall do"),
+        (json!({"prompt": 3}), "prompt must be a string, but was 3"),
+        (
+            json!({"prompt": "x", "mode": "yolo"}),
+            "mode must be \"full-auto\", \"suggest\" or \"ask\", but was \"yolo\"",
+        ),
+        (json!({"prompt": "x", "repo": " "}), "repo is blank; leave it out or give it a value"),
+        (json!({"prompt": "x", "repo": ["a"]}), "repo must be a string, but was a list"),
+        (json!({"prompt": "x", "repo": "a\0b"}), "repo contains NUL; remove it"),
+        (json!({"prompt": "x", "working_dir": 1}), "working_dir must be a string, but was 1"),
+        (json!({"prompt": "x", "model": ""}), "model is blank; leave it out or give it a value"),
+        (
+            json!({"prompt": "x", "promt": "y"}),
+            "codex_run has no argument \"promt\"; did you mean \"prompt\"?",
+        ),
+        (
+            json!({"prompt": "x", "workingDir": "y"}),
+            "codex_run has no argument \"workingDir\"; did you mean \"working_dir\"?",
+        ),
+        (
+            json!({"prompt": "x", "env_vars": []}),
+            "env_vars must be an object of strings, but was a list",
+        ),
+        (
+            json!({"prompt": "x", "env_vars": {"": "a"}}),
+            "env_vars has an empty name; give every variable a name",
+        ),
+        (
+            json!({"prompt": "x", "env_vars": {"A=B": "a"}}),
+            "env_vars has the name \"A=B\", but a name may not contain \"=\" or NUL",
+        ),
+        (
+            json!({"prompt": "x", "env_vars": {"A\0B": "a"}}),
+            "env_vars has the name \"A\\0B\", but a name may not contain \"=\" or NUL",
+        ),
+        (
+            json!({"prompt": "x", "env_vars": {"A": "a\0"}}),
+            "the value of env_vars.A contains NUL, which no environment can hold; remove it",
+        ),
+        (
+            json!({"prompt": "x", "env_vars": {"A": 4711}}),
+            "the value of env_vars.A must be a string, but was a number",
+        ),
+    ] {
+        assert_eq!(refused(arguments), sentence);
+    }
+}
+
+#[test]
+fn timeout_must_be_whole_seconds_within_the_limits() {
+    for (timeout, shown) in [
+        (json!(9), "9"),
+        (json!(3601), "3601"),
+        (json!("5m"), "\"5m\""),
+        (json!(-1), "-1"),
+        (json!(1.5), "1.5"),
+        (json!(true), "true"),
+        (json!(u64::MAX), "18446744073709551615"),
+    ] {
+        assert_eq!(
+            refused(json!({"prompt": "x", "timeout": timeout})),
+            format!("timeout must be a whole number of seconds from 10 to 3600, but was {shown}")
+        );
+    }
+}
+
+#[test]
+fn ask_names_suggest() {
+    let sentence = refused(json!({"prompt": "x", "mode": "ask"}));
+    assert!(sentence.contains("\"suggest\""), "{sentence}");
+}
+
+#[test]
+fn a_prompt_over_one_mebibyte_is_refused_and_not_repeated() {
+    let sentence = refused(json!({"prompt": "x".repeat(MAX_PROMPT_BYTES + 1)}));
+    assert!(sentence.starts_with("prompt is 1048577 bytes long"), "{sentence}");
+    assert!(RunCall::new("x".repeat(MAX_PROMPT_BYTES), &limits()).is_ok());
+}
+
+#[test]
+fn arguments_of_later_versions_are_refused_by_name() {
+    for name in ["output_schema", "verify", "continue_run", "keep_thread", "return_after"] {
+        let sentence = refused(json!({"prompt": "x", name: 1}));
+        assert!(
+            sentence.starts_with(&format!("codex_run has no argument \"{name}\"; ")),
+            "{sentence}"
+        );
+    }
+}
+
+#[test]
+fn debug_shows_no_value_of_a_variable() {
+    let call =
+        RunCall::parse(map(json!({"prompt": "x", "env_vars": {"TOKEN": "hunter2"}})), &limits())
+            .unwrap();
+    let text = format!("{call:?}");
+    assert!(text.contains("TOKEN") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn diff_and_apply_check_their_arguments() {
+    let diff = |value| DiffCall::parse(map(value)).map_err(|failure| failure.sentence);
+    assert_eq!(
+        diff(json!({"run_id": "a", "paths": ["x"], "page": 2})),
+        Ok(DiffCall { run_id: "a".into(), paths: vec!["x".into()], page: 2 })
+    );
+    assert_eq!(
+        diff(json!({"run_id": "a", "page": 0})),
+        Err("page must be a whole number from 1, but was 0".into())
+    );
+    assert!(diff(json!({})).unwrap_err().starts_with("run_id is missing"));
+    assert!(diff(json!({"run_id": "a", "paths": "x"})).unwrap_err().starts_with("paths must"));
+
+    let apply = |value| ApplyCall::parse(map(value)).map_err(|failure| failure.sentence);
+    assert!(apply(json!({"run_id": "a", "on_conflict": "hold_all"})).is_ok());
+    assert!(
+        apply(json!({"run_id": "a", "on_conflict": "hold_conflicting"}))
+            .unwrap_err()
+            .contains("hold_conflicting")
+    );
+}

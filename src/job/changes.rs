@@ -1,0 +1,314 @@
+//! What becomes of the changes of a run: kept in its folder always, applied if they may be; and
+//! the calls that come back for them later.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::failure::{ErrorKind, Failure};
+use crate::path::RelPath;
+use crate::record::Record;
+use crate::workspace::apply::{Applied, apply};
+use crate::workspace::change::{self, Change, ChangeSet, ChangeState};
+use crate::workspace::{Workspace, diff, lock};
+
+use super::call::{ApplyCall, DiffCall};
+use super::result::{
+    ApplyReport, ChangesState, DiffPage, ResultChange, ResultChangeKind, ResultChangeState,
+    ResultConflict, RunResult,
+};
+use super::{LOCK_TIMEOUT, Orchestrator, blocking};
+
+/// Bytes of a page of a diff; a client's limit for one answer is a few times that.
+const PAGE_BYTES: u64 = 24 * 1024;
+
+/// What became of a change set.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    set: ChangeSet,
+    applied: Applied,
+}
+
+/// Keeps a change set in the run's folder, with its diff, and applies it if `wanted`.
+///
+/// # Errors
+///
+/// The run's folder or the workspace cannot be written. Then nothing of it is applied.
+pub(super) async fn keep_and_apply(
+    orchestrator: &Orchestrator,
+    workspace: &Workspace,
+    record: &Record,
+    mut set: ChangeSet,
+    wanted: bool,
+) -> Result<Outcome, Failure> {
+    if set.changes.is_empty() {
+        return Ok(Outcome { set, applied: Applied::default() });
+    }
+    let files = Files::of(record);
+    let workspace = workspace.clone();
+    let state = orchestrator.places.state.clone();
+    blocking(move || {
+        files.save(&set)?;
+        File::create(&files.diff_patch)
+            .and_then(|to| diff::patch(&workspace, &set, &files.changes_tar, to))
+            .map_err(|error| not_recorded(&error))?;
+        let applied = if wanted {
+            apply_locked(&workspace, &mut set, &files, &state)?
+        } else {
+            Applied::default()
+        };
+        Ok::<_, Failure>(Outcome { set, applied })
+    })
+    .await
+}
+
+/// Puts what became of the changes into a result. `proposed`: the held ones are what the caller
+/// asked for, so they count as changed files.
+pub(super) fn tell(result: &mut RunResult, outcome: &Outcome, proposed: bool) {
+    result.changes = outcome.set.changes.iter().map(shown).collect();
+    result.changes_state = state(&outcome.set);
+    result.conflicts = conflicts(&outcome.applied);
+    result.files_changed = outcome
+        .set
+        .changes
+        .iter()
+        .filter(|change| change.state == ChangeState::Applied || (proposed && change.is_waiting()))
+        .map(|change| change.path.to_string())
+        .collect();
+    for note in &outcome.applied.notes {
+        tracing::info!(run_id = result.run_id.as_deref(), %note, "apply");
+    }
+}
+
+/// `codex_run_diff`: a page of the diff that was made when the run ended.
+pub(super) async fn diff(
+    orchestrator: &Orchestrator,
+    call: DiffCall,
+) -> Result<DiffPage, Failure> {
+    let runs = orchestrator.places.runs.clone();
+    blocking(move || {
+        let (record, _) = ended(&runs, &call.run_id)?;
+        let files = Files::of(&record);
+        let set = files.load()?;
+        let wanted = parse_paths(&call.paths)?;
+        let number = call.page as u64;
+        let page = if !files.diff_patch.exists() {
+            diff::Page { text: String::new(), pages: 1 }
+        } else if wanted.is_empty() {
+            diff::page(&files.diff_patch, number - 1, PAGE_BYTES).map_err(|e| not_read(&e))?
+        } else {
+            diff::page_of(&files.diff_patch, &wanted, number - 1, PAGE_BYTES)
+                .map_err(|e| not_read(&e))?
+        };
+        if number > page.pages {
+            return Err(Failure::new(
+                ErrorKind::InvalidArgument,
+                format!("page {number} does not exist; the diff has {} pages", page.pages),
+            ));
+        }
+        Ok(DiffPage {
+            run_id: call.run_id,
+            changes_state: state(&set),
+            page: number,
+            pages: page.pages,
+            diff: page.text,
+        })
+    })
+    .await
+}
+
+/// `codex_run_apply`: applies what is held of a run.
+pub(super) async fn apply_held(
+    orchestrator: &Orchestrator,
+    call: ApplyCall,
+) -> Result<ApplyReport, Failure> {
+    let runs = orchestrator.places.runs.clone();
+    let state_dir = orchestrator.places.state.clone();
+    let roots = orchestrator.roots.clone();
+    blocking(move || {
+        let (record, mut result) = ended(&runs, &call.run_id)?;
+        let files = Files::of(&record);
+        let request = record.request()?;
+        let workspace = roots.resolve(request.workspace.to_str(), None)?;
+        // Held before reading, so that two calls for one run cannot both apply it.
+        let _lock = lock::exclusive(&state_dir, workspace.key, LOCK_TIMEOUT).map_err(locked)?;
+        let mut set = files.load()?;
+        let wanted = parse_paths(&call.paths)?;
+        let before: Vec<RelPath> = applied_paths(&set).cloned().collect();
+        if let Some(missing) = wanted.iter().find(|path| {
+            !set.changes.iter().any(|change| change.path.is_within(path))
+        }) {
+            return Err(Failure::new(
+                ErrorKind::InvalidArgument,
+                format!("the run changed nothing at {missing}; name paths as the result has them"),
+            ));
+        }
+        if set.changes.iter().all(|change| change.state == ChangeState::Applied) {
+            return Err(Failure::new(
+                ErrorKind::InvalidArgument,
+                "every change of this run is applied already; there is nothing left to apply",
+            ));
+        }
+        set.allow(&wanted);
+        let mut chosen =
+            if wanted.is_empty() { std::mem::take(&mut set) } else { set.split_off(&wanted) };
+        let applied = apply(&workspace, &mut chosen, &files.changes_tar, &call.run_id);
+        set.merge(chosen);
+        files.save(&set)?;
+        let applied = applied?;
+        let files_changed = applied_paths(&set)
+            .filter(|path| !before.contains(path))
+            .map(ToString::to_string)
+            .collect();
+        result.changes = set.changes.iter().map(shown).collect();
+        result.changes_state = state(&set);
+        result.files_changed = applied_paths(&set).map(ToString::to_string).collect();
+        record.replace_result(&result)?;
+        Ok(ApplyReport {
+            run_id: call.run_id,
+            changes_state: result.changes_state,
+            files_changed,
+            changes: result.changes,
+            conflicts: conflicts(&applied),
+            truncated: false,
+        }
+        .cut())
+    })
+    .await
+}
+
+/// Where the parts of a change set are in a run's folder.
+struct Files {
+    changes_json: PathBuf,
+    changes_tar: PathBuf,
+    diff_patch: PathBuf,
+}
+
+impl Files {
+    fn of(record: &Record) -> Self {
+        Self {
+            changes_json: record.changes_json(),
+            changes_tar: record.changes_tar(),
+            diff_patch: record.diff_patch(),
+        }
+    }
+
+    fn save(&self, set: &ChangeSet) -> Result<(), Failure> {
+        crate::record::write_json(&self.changes_json, set).map_err(Failure::from)
+    }
+
+    fn load(&self) -> Result<ChangeSet, Failure> {
+        match std::fs::read(&self.changes_json) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| not_read(&error.into())),
+            // A run that changed nothing has no change set.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(ChangeSet::default()),
+            Err(error) => Err(not_read(&error)),
+        }
+    }
+}
+
+/// The record of a run that has ended.
+fn ended(runs: &Path, run_id: &str) -> Result<(Record, RunResult), Failure> {
+    let record = Record::open(runs, run_id)?;
+    let result = record.result()?.ok_or_else(|| {
+        Failure::new(
+            ErrorKind::InvalidArgument,
+            format!("run {run_id} has not ended; wait for its result"),
+        )
+    })?;
+    Ok((record, result))
+}
+
+/// Applies under the workspace's lock; the states are saved whatever comes of it.
+fn apply_locked(
+    workspace: &Workspace,
+    set: &mut ChangeSet,
+    files: &Files,
+    state: &Path,
+) -> Result<Applied, Failure> {
+    let run = files.changes_json.parent().and_then(Path::file_name).unwrap_or_default();
+    let run = run.to_string_lossy().into_owned();
+    let _lock = lock::exclusive(state, workspace.key, LOCK_TIMEOUT).map_err(locked)?;
+    let applied = apply(workspace, set, &files.changes_tar, &run);
+    files.save(set)?;
+    Ok(applied?)
+}
+
+fn applied_paths(set: &ChangeSet) -> impl Iterator<Item = &RelPath> {
+    set.changes
+        .iter()
+        .filter(|change| change.state == ChangeState::Applied)
+        .map(|change| &change.path)
+}
+
+fn parse_paths(paths: &[String]) -> Result<Vec<RelPath>, Failure> {
+    paths
+        .iter()
+        .map(|path| {
+            RelPath::parse(path.trim_end_matches('/')).map_err(|error| {
+                Failure::new(
+                    ErrorKind::InvalidArgument,
+                    format!("paths has {path:?}, which is no path in the workspace: {error}"),
+                )
+            })
+        })
+        .collect()
+}
+
+fn conflicts(applied: &Applied) -> Vec<ResultConflict> {
+    applied
+        .conflicts
+        .iter()
+        .map(|conflict| ResultConflict {
+            path: conflict.path.to_string(),
+            reason: conflict.reason.clone(),
+        })
+        .collect()
+}
+
+fn shown(change: &Change) -> ResultChange {
+    ResultChange {
+        path: change.path.to_string(),
+        kind: match change.kind {
+            change::ChangeKind::Added => ResultChangeKind::Added,
+            change::ChangeKind::Modified => ResultChangeKind::Modified,
+            change::ChangeKind::Deleted => ResultChangeKind::Deleted,
+            change::ChangeKind::Mode => ResultChangeKind::Mode,
+            change::ChangeKind::Link => ResultChangeKind::Link,
+            change::ChangeKind::Directory => ResultChangeKind::Directory,
+        },
+        bytes: change.bytes,
+        state: match change.state {
+            ChangeState::Applied => ResultChangeState::Applied,
+            ChangeState::Held => ResultChangeState::Held,
+        },
+        reason: change.reason.clone(),
+    }
+}
+
+fn state(set: &ChangeSet) -> ChangesState {
+    match set.state() {
+        change::ChangesState::None => ChangesState::None,
+        change::ChangesState::Applied => ChangesState::Applied,
+        change::ChangesState::Partly => ChangesState::Partly,
+        change::ChangesState::Held => ChangesState::Held,
+    }
+}
+
+fn locked(error: lock::LockError) -> Failure {
+    Failure::new(ErrorKind::ApplyFailed, format!("{error}; the changes are held, apply them later"))
+}
+
+fn not_recorded(error: &io::Error) -> Failure {
+    Failure::new(
+        ErrorKind::ApplyFailed,
+        format!("the run's folder cannot be written ({error}); check runs.dir and its disk"),
+    )
+}
+
+fn not_read(error: &io::Error) -> Failure {
+    Failure::new(
+        ErrorKind::Internal,
+        format!("the run's folder cannot be read ({error}); was it changed by hand?"),
+    )
+}

@@ -1,0 +1,116 @@
+//! The workspace on its way into a container and back. The archives are made and read on blocking
+//! threads; the stream's back-pressure slows them down, so nothing piles up in between.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_util::io::SyncIoBridge;
+
+use crate::failure::{ErrorKind, Failure};
+use crate::keeper::client::{Keeper, KeeperError};
+use crate::keeper::wire::{CollectReport, CollectRequest};
+use crate::workspace::receive::{ReceiveLimits, Received, receive};
+use crate::workspace::send::{SendRules, send};
+use crate::workspace::{Snapshot, Workspace, lock};
+
+use super::{LOCK_TIMEOUT, blocking};
+
+/// Sends the whole workspace.
+///
+/// # Errors
+///
+/// What is wrong with the workspace, or the loss of the container, or `run.transfer_timeout`.
+pub(super) async fn send_workspace(
+    keeper: &Keeper,
+    workspace: Workspace,
+    rules: SendRules,
+    state_dir: PathBuf,
+    limit: Duration,
+) -> Result<Snapshot, Failure> {
+    let sending = async {
+        let put = keeper.put().await.map_err(keeper_failure)?;
+        let (snapshot, put) = blocking(move || {
+            let _lock = lock::shared(&state_dir, workspace.key, LOCK_TIMEOUT)
+                .map_err(|error| Failure::new(ErrorKind::TransferFailed, error.to_string()))?;
+            let mut bridge = SyncIoBridge::new(put);
+            let snapshot = send(&workspace, &rules, &mut bridge).map_err(Failure::from)?;
+            Ok::<_, Failure>((snapshot, bridge.into_inner()))
+        })
+        .await?;
+        put.finish().await.map_err(keeper_failure)?;
+        Ok(snapshot)
+    };
+    tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
+        Err(Failure::new(
+            ErrorKind::TransferFailed,
+            format!(
+                "sending the workspace took longer than {} s (run.transfer_timeout); exclude what \
+                 Codex does not need with workspace.exclude or .codexignore",
+                limit.as_secs()
+            ),
+        ))
+    })
+}
+
+/// Takes in what the run changed. The tree in the container must be at rest.
+///
+/// # Errors
+///
+/// What did not arrive as it must, or the loss of the container, or `run.transfer_timeout`.
+pub(super) async fn collect_changes(
+    keeper: &Keeper,
+    snapshot: Snapshot,
+    archive: PathBuf,
+    limit: Duration,
+) -> Result<(Received, Snapshot, CollectReport), Failure> {
+    let collecting = async {
+        let limits = ReceiveLimits::default();
+        let request = CollectRequest { max_bytes: limits.bytes, max_entries: limits.entries };
+        let collect = keeper.collect(request).await.map_err(keeper_failure)?;
+        let (received, snapshot, collect) = blocking(move || {
+            let mut bridge = SyncIoBridge::new(collect);
+            let received = receive(&mut bridge, &snapshot, &limits, &archive);
+            Ok::<_, Failure>((received, snapshot, bridge.into_inner()))
+        })
+        .await?;
+        // What the keeper refused says more than the archive that it cut off.
+        let report = match collect.finish().await {
+            Ok(report) => report,
+            Err(error) => return Err(keeper_failure(error)),
+        };
+        let received = received?;
+        let arrived = received.entries.len() as u64;
+        let gone = received.deleted.len() as u64;
+        if (arrived, gone, received.bytes) != (report.entries, report.deleted, report.bytes) {
+            return Err(Failure::new(
+                ErrorKind::TransferFailed,
+                format!(
+                    "the change set did not arrive whole ({arrived} of {} entries, {gone} of {} \
+                     deletions); nothing was changed in the workspace, run it again",
+                    report.entries, report.deleted
+                ),
+            ));
+        }
+        Ok((received, snapshot, report))
+    };
+    tokio::time::timeout(limit, collecting).await.unwrap_or_else(|_| {
+        Err(Failure::new(
+            ErrorKind::TransferFailed,
+            format!(
+                "collecting the changes took longer than {} s (run.transfer_timeout); nothing was \
+                 changed in the workspace",
+                limit.as_secs()
+            ),
+        ))
+    })
+}
+
+/// The kind under which a caller knows a keeper's error during a job.
+pub(super) fn keeper_failure(error: KeeperError) -> Failure {
+    let kind = match &error {
+        KeeperError::Lost(_) | KeeperError::Silent(_) => ErrorKind::ContainerLost,
+        KeeperError::Protocol { .. } => ErrorKind::ImageOutdated,
+        KeeperError::Refused(_) | KeeperError::Corrupt(_) => ErrorKind::TransferFailed,
+    };
+    Failure::new(kind, format!("{error}; the workspace is unchanged, run it again"))
+}

@@ -1,0 +1,244 @@
+//! The handler that `rmcp` calls.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ErrorData,
+    Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities,
+    ServerConfig, Tool,
+};
+use rmcp::service::RequestContext;
+use rmcp::{RoleServer, ServerHandler};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::progress::Forwarder;
+use super::{Jobs, tools};
+use crate::config::RunConfig;
+use crate::failure::{ErrorKind, Failure};
+use crate::job::call::{self, ApplyCall, DiffCall, RunCall};
+use crate::job::progress;
+use crate::job::result::RunResult;
+
+/// Answers the calls of one client.
+#[derive(Clone)]
+pub struct CodexTools {
+    jobs: Arc<dyn Jobs>,
+    tools: Arc<[Tool]>,
+    limits: RunConfig,
+    tracker: TaskTracker,
+    shutdown: CancellationToken,
+}
+
+impl fmt::Debug for CodexTools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CodexTools").field("tools", &self.tools.len()).finish_non_exhaustive()
+    }
+}
+
+impl CodexTools {
+    /// A handler whose calls are tasks of `tracker` and are cancelled by `shutdown`.
+    pub fn new(
+        jobs: Arc<dyn Jobs>,
+        limits: RunConfig,
+        tracker: TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let tools = tools::all(&limits).into();
+        Self { jobs, tools, limits, tracker, shutdown }
+    }
+
+    async fn codex_run(
+        &self,
+        arguments: JsonObject,
+        context: RequestContext<RoleServer>,
+    ) -> CallToolResult {
+        let call = match RunCall::parse(arguments, &self.limits) {
+            Ok(call) => call,
+            Err(failure) => return run_answer(RunResult::refused(&failure)),
+        };
+        let (sender, receiver) = progress::channel();
+        let forwarder = context
+            .meta
+            .get_progress_token()
+            .map(|token| Forwarder::start(context.peer.clone(), token, receiver));
+        let cancel = self.shutdown.child_token();
+        // The library may drop this future, but the run must then end by itself.
+        let guard = cancel.clone().drop_guard();
+        let jobs = Arc::clone(&self.jobs);
+        let mut body =
+            self.tracker.spawn(async move { jobs.run(call, sender, cancel.clone()).await });
+        let joined = tokio::select! {
+            biased;
+            joined = &mut body => joined,
+            () = context.ct.cancelled() => {
+                drop(guard);
+                body.await
+            }
+        };
+        if let Some(forwarder) = forwarder {
+            forwarder.stop().await;
+        }
+        run_answer(joined.unwrap_or_else(|error| RunResult::refused(&defect(error))))
+    }
+
+    async fn codex_run_diff(&self, arguments: JsonObject) -> CallToolResult {
+        let jobs = Arc::clone(&self.jobs);
+        let page = match DiffCall::parse(arguments) {
+            Ok(call) => self.joined(async move { jobs.diff(call).await }).await,
+            Err(failure) => Err(failure),
+        };
+        answer(page, |page| {
+            let mut text = page.diff.clone();
+            if page.pages > 1 {
+                text.push_str(&format!("\nPage {} of {}", page.page, page.pages));
+            }
+            if text.is_empty() { "No file changed.".to_owned() } else { text }
+        })
+    }
+
+    async fn codex_run_apply(&self, arguments: JsonObject) -> CallToolResult {
+        let jobs = Arc::clone(&self.jobs);
+        let report = match ApplyCall::parse(arguments) {
+            Ok(call) => self.joined(async move { jobs.apply(call).await }).await,
+            Err(failure) => Err(failure),
+        };
+        answer(report.map(|report| report.cut()), |report| report.text())
+    }
+
+    async fn codex_pool_status(&self, arguments: JsonObject) -> CallToolResult {
+        let jobs = Arc::clone(&self.jobs);
+        let status = match call::refuse_unknown(tools::CODEX_POOL_STATUS, &arguments, &[]) {
+            Ok(()) => self.joined(async move { Ok(jobs.pool_status()) }).await,
+            Err(failure) => Err(failure),
+        };
+        answer(status, |status| status.text())
+    }
+
+    /// Runs `body` as a task, to its end even if the client goes away, and turns a panic into a
+    /// failure.
+    async fn joined<T: Send + 'static>(
+        &self,
+        body: impl Future<Output = Result<T, Failure>> + Send + 'static,
+    ) -> Result<T, Failure> {
+        self.tracker.spawn(body).await.unwrap_or_else(|error| Err(defect(error)))
+    }
+}
+
+impl ServerHandler for CodexTools {
+    fn get_info(&self) -> ServerConfig {
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+            .with_server_info(
+                Implementation::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+                    .with_title("Codex in containers"),
+            )
+            .with_instructions(tools::INSTRUCTIONS)
+    }
+
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        self.tools.iter().find(|tool| tool.name == name).cloned()
+    }
+
+    async fn list_tools(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        Ok(ListToolsResult::with_all_items(self.tools.to_vec()))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let arguments = request.arguments.unwrap_or_default();
+        let result = match &*request.name {
+            tools::CODEX_RUN => self.codex_run(arguments, context).await,
+            tools::CODEX_RUN_DIFF => self.codex_run_diff(arguments).await,
+            tools::CODEX_RUN_APPLY => self.codex_run_apply(arguments).await,
+            tools::CODEX_POOL_STATUS => self.codex_pool_status(arguments).await,
+            other => {
+                let names: Vec<_> = self.tools.iter().map(|tool| &*tool.name).collect();
+                return Err(ErrorData::invalid_params(
+                    format!("no tool is called {other:?}; there are {}", names.join(", ")),
+                    None,
+                ));
+            }
+        };
+        Ok(result.into())
+    }
+}
+
+fn run_answer(result: RunResult) -> CallToolResult {
+    let result = result.cut();
+    let text = result.text();
+    structured(serde_json::to_value(&result), text, !result.success)
+}
+
+fn answer<T: Serialize>(
+    outcome: Result<T, Failure>,
+    text: impl FnOnce(&T) -> String,
+) -> CallToolResult {
+    match outcome {
+        Ok(value) => {
+            let text = text(&value);
+            let value = serde_json::to_value(&value).map(|mut value| {
+                if let Value::Object(fields) = &mut value {
+                    fields.insert("success".to_owned(), json!(true));
+                }
+                value
+            });
+            structured(value, text, false)
+        }
+        Err(failure) => structured(
+            Ok(json!({
+                "success": false,
+                "error": failure.sentence,
+                "error_kind": failure.kind,
+                "retryable": failure.kind.retryable(),
+            })),
+            failure.sentence,
+            true,
+        ),
+    }
+}
+
+fn structured(
+    value: Result<Value, serde_json::Error>,
+    text: String,
+    is_error: bool,
+) -> CallToolResult {
+    let content = vec![ContentBlock::text(text)];
+    let mut result =
+        if is_error { CallToolResult::error(content) } else { CallToolResult::success(content) };
+    result.structured_content = value.ok();
+    result
+}
+
+/// What the caller is told when a task of ours panicked.
+fn defect(error: JoinError) -> Failure {
+    let what = match error.try_into_panic() {
+        Ok(panic) => panic_text(&*panic).to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(panic = %what, "a call ended by a defect");
+    Failure::new(
+        ErrorKind::Internal,
+        "a defect in mcp-codex-orchestrator ended the call; its log on stderr says where, please \
+         report it",
+    )
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("panic without a text")
+}

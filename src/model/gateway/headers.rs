@@ -1,0 +1,95 @@
+//! Which headers pass. Both lists name what passes, so that nothing new does by itself.
+
+use hyper::header::{HeaderMap, HeaderName};
+
+/// Request headers of Codex that go to the provider as they came.
+const REQUEST: &[&str] = &[
+    "accept",
+    "content-type",
+    "originator",
+    "session-id",
+    "session_id",
+    "thread-id",
+    "traceparent",
+    "tracestate",
+    "user-agent",
+    "version",
+    "x-client-request-id",
+    "x-openai-internal-codex-responses-lite",
+    "x-openai-subagent",
+];
+
+/// Response headers of the provider that go to Codex as they came.
+const RESPONSE: &[&str] = &[
+    "cache-control",
+    "content-encoding",
+    "content-type",
+    "date",
+    "etag",
+    "openai-model",
+    "openai-processing-ms",
+    "openai-version",
+    "request-id",
+    "retry-after",
+    "retry-after-ms",
+    "x-models-etag",
+    "x-reasoning-included",
+    "x-request-id",
+    "x-should-retry",
+];
+
+/// Beginnings of names that pass in both directions.
+const CODEX: &str = "x-codex-";
+/// Beginnings of names that pass to Codex.
+const LIMITS: &str = "x-ratelimit-";
+
+/// What of `from` goes to the provider. No credential, cookie, host or hop-by-hop header does.
+pub(super) fn to_provider(from: &HeaderMap) -> HeaderMap {
+    filter(from, |name| REQUEST.contains(&name) || name.starts_with(CODEX))
+}
+
+/// What of `from` goes to Codex.
+pub(super) fn to_codex(from: &HeaderMap) -> HeaderMap {
+    filter(from, |name| {
+        RESPONSE.contains(&name) || name.starts_with(CODEX) || name.starts_with(LIMITS)
+    })
+}
+
+fn filter(from: &HeaderMap, passes: impl Fn(&str) -> bool) -> HeaderMap {
+    let mut to = HeaderMap::new();
+    for (name, value) in from {
+        if passes(HeaderName::as_str(name)) {
+            to.append(name.clone(), value.clone());
+        }
+    }
+    to
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_cookies_and_hop_by_hop_headers_stay() {
+        let mut from = HeaderMap::new();
+        for name in [
+            "authorization",
+            "cookie",
+            "host",
+            "connection",
+            "transfer-encoding",
+            "content-length",
+            "openai-organization",
+            "proxy-authorization",
+            "x-forwarded-for",
+            "set-cookie",
+        ] {
+            from.insert(HeaderName::from_static(name), "x".parse().unwrap());
+        }
+        assert!(to_provider(&from).is_empty());
+        assert!(to_codex(&from).is_empty());
+        from.insert("x-codex-window-id", "1".parse().unwrap());
+        from.insert("accept", "text/event-stream".parse().unwrap());
+        assert_eq!(to_provider(&from).len(), 2);
+    }
+}

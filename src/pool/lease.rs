@@ -1,0 +1,102 @@
+//! The exclusive right to one container for one job.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::verdict::{DestroyReason, JobEnd, Verdict, verdict};
+
+use super::choice::{MissReason, WorkspaceKey};
+use super::source::{Pooled, Source};
+use super::stats::Phase;
+use super::{Member, Shared};
+
+/// A leased container. It ends with [`Lease::settle`]; dropped without, for whatever reason, its
+/// container is destroyed.
+#[derive(Debug)]
+pub struct Lease<S: Source> {
+    shared: Arc<Shared<S>>,
+    member: Option<Member<S::Container>>,
+    miss: Option<MissReason>,
+}
+
+impl<S: Source> Lease<S> {
+    pub(super) fn new(
+        shared: Arc<Shared<S>>,
+        mut member: Member<S::Container>,
+        workspace: WorkspaceKey,
+        miss: Option<MissReason>,
+    ) -> Self {
+        member.workspace = Some(workspace);
+        member.uses += 1;
+        Self { shared, member: Some(member), miss }
+    }
+
+    /// The container.
+    #[expect(clippy::expect_used, reason = "`member` is taken by `settle` and `drop` only")]
+    pub fn container(&mut self) -> &mut S::Container {
+        &mut self.member.as_mut().expect("a lease holds its container until it ends").container
+    }
+
+    /// Why the call had to wait; `None` if the container was waiting for it.
+    pub fn miss(&self) -> Option<MissReason> {
+        self.miss
+    }
+
+    /// Ends the lease. Returns at once: the reset or the removal happens in the background.
+    pub fn settle(mut self, end: JobEnd) -> Verdict {
+        let Some(member) = self.member.take() else {
+            return Verdict::Destroy(DestroyReason::LeaseDropped);
+        };
+        let verdict = verdict(end, member.health(), self.shared.policy());
+        match verdict {
+            Verdict::Reset => {
+                let mut state = self.shared.state.lock();
+                state.leased -= 1;
+                state.resetting += 1;
+                drop(state);
+                self.shared.tasks.spawn(reset(Arc::clone(&self.shared), member));
+            }
+            Verdict::Destroy(reason) => {
+                self.shared.destroy(member, reason);
+                self.shared.state.lock().leased -= 1;
+            }
+        }
+        self.shared.settled.notify_one();
+        verdict
+    }
+}
+
+impl<S: Source> Drop for Lease<S> {
+    fn drop(&mut self) {
+        if let Some(member) = self.member.take() {
+            self.shared.destroy(member, DestroyReason::LeaseDropped);
+            self.shared.state.lock().leased -= 1;
+            self.shared.settled.notify_one();
+        }
+    }
+}
+
+/// Resets a container and makes it idle again, or destroys it.
+async fn reset<S: Source>(shared: Arc<Shared<S>>, mut member: Member<S::Container>) {
+    let began = Instant::now();
+    let outcome = tokio::select! {
+        outcome = member.container.reset() => outcome,
+        () = shared.closing.cancelled() => {
+            shared.state.lock().resetting -= 1;
+            return shared.destroy(member, DestroyReason::Shutdown);
+        }
+    };
+    {
+        let mut state = shared.state.lock();
+        state.resetting -= 1;
+        state.stats.took(Phase::Reset, began.elapsed());
+    }
+    match outcome {
+        Ok(()) => shared.offer(member),
+        Err(reason) => {
+            tracing::warn!(container = %member.container.id(), %reason, "a reset was not proved");
+            shared.destroy(member, DestroyReason::ResetNotProved);
+        }
+    }
+}

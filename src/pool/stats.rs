@@ -1,0 +1,111 @@
+//! What the pool counts and times, for `codex_pool_status`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::verdict::DestroyReason;
+
+use super::choice::MissReason;
+use super::status::Percentiles;
+
+/// Samples kept for each phase; older ones fall out.
+const SAMPLES: usize = 1024;
+
+/// A part of a container's life or of a job that is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Leasing a container that was waiting.
+    Checkout,
+    /// Waiting in line for a container.
+    Queue,
+    /// Sending the workspace.
+    Send,
+    /// From the call to the first model request.
+    FirstRequest,
+    /// Collecting the changes.
+    Collect,
+    /// Writing them to the workspace.
+    Apply,
+    /// Resetting a container, in the background.
+    Reset,
+    /// Starting and arming a container, in the background.
+    Start,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    hits: u64,
+    misses: BTreeMap<String, u64>,
+    destroyed: BTreeMap<String, u64>,
+    samples: BTreeMap<Phase, VecDeque<Duration>>,
+}
+
+impl Stats {
+    pub(crate) fn hit(&mut self) {
+        self.hits += 1;
+    }
+
+    pub(crate) fn miss(&mut self, reason: MissReason) {
+        *self.misses.entry(name(reason)).or_default() += 1;
+    }
+
+    pub(crate) fn destroyed_for(&mut self, reason: DestroyReason) {
+        *self.destroyed.entry(name(reason)).or_default() += 1;
+    }
+
+    pub(crate) fn took(&mut self, phase: Phase, duration: Duration) {
+        let samples = self.samples.entry(phase).or_default();
+        if samples.len() == SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(duration);
+    }
+
+    pub(crate) fn hits(&self) -> u64 {
+        self.hits
+    }
+
+    pub(crate) fn misses(&self) -> &BTreeMap<String, u64> {
+        &self.misses
+    }
+
+    pub(crate) fn destroyed(&self) -> &BTreeMap<String, u64> {
+        &self.destroyed
+    }
+
+    pub(crate) fn latencies(&self) -> BTreeMap<String, Percentiles> {
+        let percentiles = |samples: &VecDeque<Duration>| {
+            let mut sorted: Vec<f64> = samples.iter().map(|s| s.as_secs_f64() * 1e3).collect();
+            sorted.sort_by(f64::total_cmp);
+            let at = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1];
+            Percentiles { p50: at(50), p95: at(95), p99: at(99) }
+        };
+        self.samples.iter().map(|(phase, samples)| (name(phase), percentiles(samples))).collect()
+    }
+}
+
+/// The name under which `value` is serialized.
+pub(crate) fn name(value: impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => String::from("unknown"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_of_the_samples_that_were_seen() {
+        let mut stats = Stats::default();
+        for ms in 1..=100 {
+            stats.took(Phase::Send, Duration::from_millis(ms));
+        }
+        let percentiles = stats.latencies()["send"];
+        assert_eq!((percentiles.p50, percentiles.p95, percentiles.p99), (50.0, 95.0, 99.0));
+    }
+}

@@ -1,0 +1,76 @@
+//! What `codex_pool_status` answers.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// The pool at one moment, and its counters since the server started.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct PoolStatus {
+    /// Containers that are clean and wait.
+    pub idle: u64,
+    /// Those of the idle ones in which Codex also waits.
+    pub warm: u64,
+    /// Containers that serve a run.
+    pub leased: u64,
+    /// Containers that are being started.
+    pub starting: u64,
+    /// Containers that are being reset or removed.
+    pub resetting: u64,
+    /// Idle containers that the pool tries to keep.
+    pub target: u64,
+    /// Containers at most.
+    pub max_size: u64,
+    /// Calls that wait for a container.
+    pub queue: u64,
+    /// Calls that found an idle container.
+    pub hits: u64,
+    /// Calls that did not, by reason.
+    pub misses: BTreeMap<String, u64>,
+    /// Containers that were destroyed, by reason.
+    pub destroyed: BTreeMap<String, u64>,
+    /// Milliseconds of recent runs, by phase.
+    pub latency_ms: BTreeMap<String, Percentiles>,
+    /// The engine and its version; left out while none has answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
+    /// The last thing that went wrong in the background.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// Percentiles in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Percentiles {
+    /// Half of all are at most this.
+    pub p50: f64,
+    /// 95 of 100 are at most this.
+    pub p95: f64,
+    /// 99 of 100 are at most this.
+    pub p99: f64,
+}
+
+impl PoolStatus {
+    /// One line for people.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "{} idle ({} kept ready), {} running, {} starting, {} being reset, at most {}; {} waiting",
+            self.idle,
+            self.target,
+            self.leased,
+            self.starting,
+            self.resetting,
+            self.max_size,
+            self.queue
+        );
+        if let Some(engine) = &self.engine {
+            text.push_str("; engine ");
+            text.push_str(engine);
+        }
+        if let Some(error) = &self.last_error {
+            text.push_str("\nLast error: ");
+            text.push_str(error);
+        }
+        text
+    }
+}

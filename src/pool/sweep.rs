@@ -1,0 +1,279 @@
+//! Finding and removing containers that nobody owns any more.
+//!
+//! A container that runs ends by itself when its owner dies, because its stream closes. One that
+//! was created and not started, that is paused, or that the engine left dead has no keeper to notice.
+//! Every living orchestrator looks for those of dead ones, at its start and regularly.
+//!
+//! A container is removed at its second sighting only. The list of the engine and the answer about
+//! an owner are of different moments, and an engine under load lists what it is removing already.
+//!
+//! Of one's own containers, those are orphans that the pool does not know, do not run, and are old:
+//! what is being started is not known to the pool yet.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::owner::{self, Alive};
+use crate::container::label;
+use crate::engine::{ContainerId, Engine, EngineError, Listed};
+
+/// Age at which a container of one's own that the pool does not know counts as forgotten. Longer
+/// than any start may take.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// What one look at the engine's list gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sighting {
+    /// Seen before as well: to be removed.
+    pub remove: Vec<ContainerId>,
+    /// All that were seen this time; what to compare the next list with.
+    pub seen: HashSet<ContainerId>,
+}
+
+/// Who asks, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// The label of the orchestrator that asks.
+    pub me: &'a str,
+    /// The time now.
+    pub now: jiff::Timestamp,
+}
+
+/// Decides which containers are orphans. `known` tells whether the asker's pool has a container;
+/// `alive` answers for owners other than the asker.
+pub fn orphans(
+    listed: &[Listed],
+    asker: Asker<'_>,
+    seen_before: &HashSet<ContainerId>,
+    known: impl Fn(&ContainerId) -> bool,
+    alive: impl Fn(&str) -> Alive,
+) -> Sighting {
+    let is_orphan = |container: &&Listed| match container.labels.get(label::OWNER) {
+        None => false,
+        Some(owner) if owner == asker.me => {
+            matches!(container.state.as_str(), "created" | "exited" | "dead")
+                && !known(&container.id)
+                && is_forgotten(container, asker.now)
+        }
+        Some(owner) => alive(owner) == Alive::No,
+    };
+    let seen: HashSet<ContainerId> =
+        listed.iter().filter(is_orphan).map(|container| container.id.clone()).collect();
+    let mut remove: Vec<ContainerId> = seen.intersection(seen_before).cloned().collect();
+    remove.sort_unstable();
+    Sighting { remove, seen }
+}
+
+fn is_forgotten(container: &Listed, now: jiff::Timestamp) -> bool {
+    container
+        .labels
+        .get(label::STARTED)
+        .and_then(|started| started.parse::<jiff::Timestamp>().ok())
+        .is_some_and(|started| now.duration_since(started).unsigned_abs() > FORGOTTEN)
+}
+
+/// Sweeps again and again, remembering what it saw.
+#[derive(Debug)]
+pub struct Sweeper {
+    me: String,
+    state_dir: PathBuf,
+    seen: HashSet<ContainerId>,
+}
+
+/// What a sweep did.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Orphans that were removed.
+    pub removed: Vec<ContainerId>,
+    /// Orphans seen for the first time; a sweep soon after removes them.
+    pub waiting: usize,
+    /// Orphans that the engine would not remove; tried again by the next sweep.
+    pub failed: Vec<(ContainerId, EngineError)>,
+}
+
+impl Sweeper {
+    /// `me` is the label of the [`Owner`](owner::Owner) whose lock file is in `state_dir`.
+    pub fn new(me: impl Into<String>, state_dir: impl Into<PathBuf>) -> Sweeper {
+        Sweeper { me: me.into(), state_dir: state_dir.into(), seen: HashSet::new() }
+    }
+
+    /// Looks once, and removes what was seen the time before too. Also removes the files of dead
+    /// owners. `known` tells whether the pool has a container. Cancel safe: what was not removed is
+    /// removed by the next sweep but one.
+    ///
+    /// # Errors
+    ///
+    /// When the engine gives no list. A removal that fails is reported and no error.
+    pub async fn sweep_once(
+        &mut self,
+        engine: &dyn Engine,
+        known: &(dyn Fn(&ContainerId) -> bool + Sync),
+    ) -> Result<Swept, EngineError> {
+        let listed = engine.list(label::OWNER).await?;
+        let owners = self.ask_for(&listed).await;
+        let asker = Asker { me: &self.me, now: jiff::Timestamp::now() };
+        let alive = |label: &str| owners.get(label).copied().unwrap_or(Alive::Unknown);
+        let sighting = orphans(&listed, asker, &self.seen, known, alive);
+        self.seen = sighting.seen;
+        let mut swept =
+            Swept { waiting: self.seen.len() - sighting.remove.len(), ..Swept::default() };
+        for id in sighting.remove {
+            match engine.remove(&id).await {
+                Ok(()) => {
+                    self.seen.remove(&id);
+                    tracing::info!(container = %id, "removed a container whose owner is dead");
+                    swept.removed.push(id);
+                }
+                Err(error) => swept.failed.push((id, error)),
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Whether each owner in the list lives. The locks are tried after the list was made, so that
+    /// an owner that is found dead cannot have started anything in it since.
+    async fn ask_for(&self, listed: &[Listed]) -> HashMap<String, Alive> {
+        let labels: HashSet<String> = listed
+            .iter()
+            .filter_map(|container| container.labels.get(label::OWNER))
+            .filter(|owner| **owner != self.me)
+            .cloned()
+            .collect();
+        let state_dir = self.state_dir.clone();
+        let asked = tokio::task::spawn_blocking(move || {
+            owner::tidy(&state_dir);
+            labels
+                .into_iter()
+                .map(|label| {
+                    let alive = owner::alive(&label, &state_dir);
+                    (label, alive)
+                })
+                .collect()
+        });
+        // No answer means that nobody is known to be dead.
+        asked.await.unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::engine::fake::{FakeEngine, Manner, Verb};
+
+    const ME: &str = "me";
+
+    #[derive(Clone, Debug)]
+    struct Case {
+        owner: Option<&'static str>,
+        state: &'static str,
+        known: bool,
+        seen: bool,
+        old: bool,
+    }
+
+    fn any_case() -> impl Strategy<Value = Case> {
+        (
+            prop_oneof![
+                Just(None),
+                Just(Some(ME)),
+                Just(Some("living")),
+                Just(Some("dead")),
+                Just(Some("elsewhere"))
+            ],
+            proptest::sample::select(vec!["created", "running", "paused", "exited", "dead"]),
+            any::<bool>(),
+            any::<bool>(),
+            any::<bool>(),
+        )
+            .prop_map(|(owner, state, known, seen, old)| Case {
+                owner,
+                state,
+                known,
+                seen,
+                old,
+            })
+    }
+
+    fn judge(owner: &str) -> Alive {
+        match owner {
+            "living" => Alive::Yes,
+            "dead" => Alive::No,
+            _ => Alive::Unknown,
+        }
+    }
+
+    fn listed(id: &str, owner: Option<&str>, state: &str, started: jiff::Timestamp) -> Listed {
+        let mut labels = std::collections::BTreeMap::new();
+        labels.insert(label::STARTED.to_owned(), started.to_string());
+        if let Some(owner) = owner {
+            labels.insert(label::OWNER.to_owned(), owner.to_owned());
+        }
+        Listed { id: ContainerId(id.to_owned()), labels, state: state.to_owned() }
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_was_seen_twice_and_nobody_owns_is_removed(
+            cases in proptest::collection::vec(any_case(), 0..30)
+        ) {
+            let now = jiff::Timestamp::now();
+            let long_ago = now - FORGOTTEN - Duration::from_secs(1);
+            let all: Vec<Listed> = cases
+                .iter()
+                .enumerate()
+                .map(|(index, case)| {
+                    let started = if case.old { long_ago } else { now };
+                    listed(&index.to_string(), case.owner, case.state, started)
+                })
+                .collect();
+            let of = |id: &ContainerId| &cases[id.0.parse::<usize>().unwrap()];
+            let seen_before = all
+                .iter()
+                .map(|container| container.id.clone())
+                .filter(|id| of(id).seen)
+                .collect();
+            let asker = Asker { me: ME, now };
+            let sighting = orphans(&all, asker, &seen_before, |id| of(id).known, judge);
+            for container in &all {
+                let case = of(&container.id);
+                let forgotten = case.owner == Some(ME)
+                    && !case.known
+                    && case.old
+                    && matches!(case.state, "created" | "exited" | "dead");
+                let orphan = case.owner == Some("dead") || forgotten;
+                prop_assert_eq!(sighting.seen.contains(&container.id), orphan);
+                prop_assert_eq!(sighting.remove.contains(&container.id), orphan && case.seen);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sweep_removes_at_the_second_look_and_tries_again_what_failed() {
+        let state = tempfile::tempdir().unwrap();
+        let mine = owner::Owner::claim(state.path()).unwrap();
+        let dead = owner::Owner::claim(state.path()).unwrap().label().to_owned();
+        let living = owner::Owner::claim(state.path()).unwrap();
+        let engine = FakeEngine::silent();
+        let now = jiff::Timestamp::now();
+        for (id, owner) in [("a", dead.as_str()), ("b", living.label()), ("c", "of another kind")] {
+            engine.insert(listed(id, Some(owner), "created", now));
+        }
+        let mut sweeper = Sweeper::new(mine.label(), state.path());
+        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        assert_eq!((swept.removed.len(), swept.waiting), (0, 1));
+        engine.set(Verb::Remove, Manner::Err);
+        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        assert_eq!((swept.removed.len(), swept.failed.len()), (0, 1));
+        engine.set(Verb::Remove, Manner::Ok);
+        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        assert_eq!(swept.removed, [ContainerId("a".into())]);
+        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        assert_eq!((swept.removed.len(), swept.waiting), (0, 0));
+        assert_eq!(engine.counts().alive, 2);
+        engine.set(Verb::List, Manner::Err);
+        assert!(sweeper.sweep_once(&engine, &|_| false).await.is_err());
+    }
+}

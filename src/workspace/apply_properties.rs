@@ -1,0 +1,92 @@
+//! Random trees on both sides.
+
+use proptest::prelude::*;
+
+use super::tests::go;
+use super::*;
+use crate::workspace::change::Hold;
+use crate::workspace::fixture::{Item, Place, Tree, path};
+
+fn item() -> impl Strategy<Value = Item> {
+    prop_oneof![
+        3 => ("[xy]{0,2}", any::<bool>()).prop_map(|(c, x)| Item::File(c.into_bytes(), x)),
+        2 => Just(Item::Dir),
+        1 => "[ab]".prop_map(|t| Item::Link(t.into_bytes())),
+    ]
+}
+
+/// A tree in which every parent is a directory.
+fn any_tree() -> impl Strategy<Value = Tree> {
+    proptest::collection::btree_map("[abc](/[abc]){0,2}", item(), 0..10).prop_map(|items| {
+        let mut tree = Tree::new();
+        for (name, item) in items {
+            let name = path(name);
+            for above in std::iter::successors(name.parent(), RelPath::parent) {
+                tree.insert(above, Item::Dir);
+            }
+            tree.insert(name, item);
+        }
+        let directories: BTreeSet<RelPath> = tree.keys().filter_map(RelPath::parent).collect();
+        for path in directories {
+            tree.insert(path, Item::Dir);
+        }
+        tree
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+    #[test]
+    fn any_tree_becomes_any_other(from in any_tree(), to in any_tree()) {
+        let place = Place::new(&from);
+        let (set, applied) = go(&place, &to, || {});
+        prop_assert_eq!(applied.conflicts, []);
+        prop_assert!(set.changes.iter().all(|c| c.state == ChangeState::Applied));
+        prop_assert_eq!(place.read(), to);
+    }
+
+    #[test]
+    fn what_is_held_is_never_written(
+        from in any_tree(), to in any_tree(), held in proptest::collection::vec(any::<bool>(), 20),
+    ) {
+        let place = Place::new(&from);
+        let (mut set, archive) = place.changes(&place.snapshot(), &from, &to);
+        for (change, held) in set.changes.iter_mut().zip(held) {
+            change.hold = held.then_some(Hold::Person);
+        }
+        let applied = apply(&place.workspace, &mut set, &archive, "run").unwrap();
+        let now = place.read();
+        for change in &set.changes {
+            let expected =
+                if change.state == ChangeState::Applied { to.get(&change.path) } else { from.get(&change.path) };
+            prop_assert_eq!(now.get(&change.path), expected, "{:?} {:?}", change, applied);
+            prop_assert!(change.hold.is_none() || change.state == ChangeState::Held);
+        }
+    }
+
+    #[test]
+    fn with_edits_on_the_host_it_is_all_or_nothing(
+        from in any_tree(), to in any_tree(), host in any_tree(),
+    ) {
+        let place = Place::new(&host);
+        let sent = crate::workspace::fixture::snapshot(&from);
+        let (mut set, archive) = place.changes(&sent, &from, &to);
+        let applied = apply(&place.workspace, &mut set, &archive, "run").unwrap();
+        let now = place.read();
+        if applied.conflicts.is_empty() {
+            for change in &set.changes {
+                let stays = change.state == ChangeState::Held;
+                prop_assert!(stays || now.get(&change.path) == to.get(&change.path));
+            }
+            // What was no part of the change is as the user has it.
+            for (path, item) in &host {
+                if set.changes.iter().all(|change| change.path != *path) {
+                    prop_assert_eq!(now.get(path), Some(item));
+                }
+            }
+        } else {
+            prop_assert_eq!(now, host);
+            prop_assert!(set.changes.iter().all(|c| c.state == ChangeState::Held));
+        }
+    }
+}

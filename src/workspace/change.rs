@@ -1,0 +1,414 @@
+//! The change set: what differs from the snapshot after a run.
+//!
+//! It holds the base of every path and where in `changes.tar` the new bytes are, so that
+//! `changes.json` and `changes.tar` alone are enough to apply it later, in another process.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::{Node, NodeKind};
+use crate::path::RelPath;
+
+/// What happened to a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeKind {
+    /// A file that was not there.
+    Added,
+    /// A file with other bytes, or a file in the place of something else.
+    Modified,
+    /// Gone.
+    Deleted,
+    /// A file with the same bytes whose executable bit changed.
+    Mode,
+    /// A symbolic link that is new or points elsewhere.
+    Link,
+    /// A directory that is new.
+    Directory,
+}
+
+/// Whether a change is in the workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeState {
+    /// The workspace has it.
+    Applied,
+    /// It is in the run folder only.
+    Held,
+}
+
+/// Why policy, not a conflict, keeps a change from being applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hold {
+    /// A person may decide to apply it after all.
+    Person,
+    /// It is never applied.
+    Never,
+}
+
+/// The blake3 hash of a file's bytes; hexadecimal in JSON.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ContentHash(pub [u8; 32]);
+
+impl fmt::Display for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ContentHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for ContentHash {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ContentHash {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let hash = blake3::Hash::from_hex(text).map_err(serde::de::Error::custom)?;
+        Ok(Self(*hash.as_bytes()))
+    }
+}
+
+/// Where a link points, as bytes. In JSON a plain string where it is UTF-8 without control
+/// characters and does not begin with `"`; otherwise quoted with octal escapes, as paths are.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct LinkTarget(pub Vec<u8>);
+
+impl fmt::Debug for LinkTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&quote(&self.0))
+    }
+}
+
+impl Serialize for LinkTarget {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&quote(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for LinkTarget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        unquote(&text).map(Self).ok_or_else(|| serde::de::Error::custom("link is quoted wrongly"))
+    }
+}
+
+/// `bytes` as text: themselves where they are plain, else in double quotes with the escapes that
+/// git uses.
+pub(super) fn quote(bytes: &[u8]) -> String {
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && !text.starts_with('"')
+        && !text.chars().any(char::is_control)
+    {
+        return text.to_owned();
+    }
+    let mut text = String::with_capacity(bytes.len() + 8);
+    text.push('"');
+    for byte in bytes {
+        match byte {
+            b'\\' => text.push_str("\\\\"),
+            b'"' => text.push_str("\\\""),
+            0x20..=0x7e => text.push(char::from(*byte)),
+            other => text.push_str(&format!("\\{other:03o}")),
+        }
+    }
+    text.push('"');
+    text
+}
+
+fn unquote(text: &str) -> Option<Vec<u8>> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return Some(text.as_bytes().to_vec());
+    };
+    let mut rest = quoted.strip_suffix('"')?.bytes();
+    let mut bytes = Vec::new();
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        match rest.next()? {
+            plain @ (b'\\' | b'"') => bytes.push(plain),
+            first @ b'0'..=b'3' => {
+                let mut value = first - b'0';
+                for _ in 0..2 {
+                    let digit = rest.next().filter(|d| (b'0'..=b'7').contains(d))?;
+                    value = value * 8 + (digit - b'0');
+                }
+                bytes.push(value);
+            }
+            _ => return None,
+        }
+    }
+    Some(bytes)
+}
+
+/// What a path was when it was sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseNode {
+    /// What it was.
+    pub kind: NodeKind,
+    /// Permission bits on the host.
+    pub mode: u32,
+    /// Size in bytes; 0 for what is no file.
+    pub size: u64,
+    /// Hash of a file's bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<ContentHash>,
+    /// Where a link pointed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<LinkTarget>,
+}
+
+impl BaseNode {
+    /// Whether it is a file that may be executed.
+    pub fn executable(&self) -> bool {
+        self.kind == NodeKind::File && executable(self.mode)
+    }
+}
+
+impl From<&Node> for BaseNode {
+    fn from(node: &Node) -> Self {
+        Self {
+            kind: node.kind,
+            mode: node.mode & 0o7777,
+            size: if node.kind == NodeKind::File { node.size } else { 0 },
+            hash: node.hash.map(ContentHash),
+            target: node.target.clone().map(LinkTarget),
+        }
+    }
+}
+
+/// What a path is after the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewNode {
+    /// What it is.
+    pub kind: NodeKind,
+    /// Whether it is a file that may be executed.
+    pub executable: bool,
+    /// Size in bytes; 0 for what is no file.
+    pub size: u64,
+    /// Hash of a file's bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<ContentHash>,
+    /// Where in `changes.tar` a file's bytes begin.
+    pub offset: u64,
+    /// Where a link points.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<LinkTarget>,
+}
+
+impl NewNode {
+    /// Whether the path is what it was, as far as anything of it travels.
+    pub fn same_as(&self, base: &BaseNode) -> bool {
+        self.kind == base.kind
+            && match self.kind {
+                NodeKind::File => self.same_bytes(base) && self.executable == base.executable(),
+                NodeKind::Directory => true,
+                NodeKind::Link => self.target == base.target,
+            }
+    }
+
+    /// Whether both are files with the same bytes. A hash that is not known is not the same.
+    pub fn same_bytes(&self, base: &BaseNode) -> bool {
+        self.kind == NodeKind::File
+            && base.kind == NodeKind::File
+            && self.size == base.size
+            && self.hash.is_some()
+            && self.hash == base.hash
+    }
+}
+
+/// Whether the mode of a file lets its owner execute it; the one bit of a mode that travels.
+pub fn executable(mode: u32) -> bool {
+    mode & 0o100 != 0
+}
+
+/// One changed path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Which.
+    pub path: RelPath,
+    /// What happened to it.
+    pub kind: ChangeKind,
+    /// Size of the new file, or of the deleted one.
+    pub bytes: u64,
+    /// Whether it is in the workspace.
+    pub state: ChangeState,
+    /// Why it is held, if there is more to say than that nobody applied it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Set where policy holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<Hold>,
+    /// What the path was when it was sent; `None` where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseNode>,
+    /// What the path is after the run; `None` where nothing is, or nothing that can be applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub new: Option<NewNode>,
+}
+
+impl Change {
+    /// Whether [`apply`](super::apply::apply) would write it.
+    pub fn is_waiting(&self) -> bool {
+        self.state == ChangeState::Held && self.hold.is_none()
+    }
+}
+
+/// What a run changed, ordered by path. Saved as `changes.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeSet {
+    /// One for each path.
+    pub changes: Vec<Change>,
+}
+
+/// What became of a change set as a whole, as in `changes_state` of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangesState {
+    /// Nothing changed.
+    None,
+    /// All of it is in the workspace.
+    Applied,
+    /// Some of it is.
+    Partly,
+    /// None of it is.
+    Held,
+}
+
+impl ChangeSet {
+    /// What became of it as a whole.
+    pub fn state(&self) -> ChangesState {
+        let applied = self.changes.iter().filter(|c| c.state == ChangeState::Applied).count();
+        match applied {
+            _ if self.changes.is_empty() => ChangesState::None,
+            0 => ChangesState::Held,
+            n if n == self.changes.len() => ChangesState::Applied,
+            _ => ChangesState::Partly,
+        }
+    }
+
+    /// Takes out the changes within the given paths, with what they cannot be without: the
+    /// directories above them. [`merge`](Self::merge) brings them back.
+    pub fn split_off(&mut self, paths: &[RelPath]) -> Self {
+        let (chosen, rest) = std::mem::take(&mut self.changes).into_iter().partition(|change| {
+            paths.iter().any(|path| change.path.is_within(path) || path.is_within(&change.path))
+        });
+        self.changes = rest;
+        Self { changes: chosen }
+    }
+
+    /// Takes in the changes of another part of the same set.
+    pub fn merge(&mut self, part: Self) {
+        self.changes.extend(part.changes);
+        self.changes.sort_by(|a, b| a.path.cmp(&b.path));
+    }
+
+    /// Lets go of what is held for a person within the given paths, and of the directories above
+    /// them. What is never applied stays.
+    pub fn allow(&mut self, paths: &[RelPath]) {
+        for change in &mut self.changes {
+            let named = |path: &RelPath| {
+                change.path.is_within(path)
+                    || (change.kind == ChangeKind::Directory && path.is_within(&change.path))
+            };
+            if change.hold == Some(Hold::Person) && paths.iter().any(named) {
+                change.hold = None;
+                change.reason = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_change_set_is_read_back_without_loss(
+            path in proptest::collection::vec(any::<u8>(), 1..20),
+            target in proptest::collection::vec(any::<u8>(), 0..20),
+            hash in any::<[u8; 32]>(),
+            mode in 0u32..0o10000,
+        ) {
+            let Ok(path) = RelPath::new(path) else { return Ok(()) };
+            let set = ChangeSet { changes: vec![Change {
+                path, kind: ChangeKind::Link, bytes: 3, state: ChangeState::Held,
+                reason: Some("because".into()), hold: Some(Hold::Person),
+                base: Some(BaseNode { kind: NodeKind::File, mode, size: 3,
+                    hash: Some(ContentHash(hash)), target: None }),
+                new: Some(NewNode { kind: NodeKind::Link, executable: false, size: 0, hash: None,
+                    offset: 512, target: Some(LinkTarget(target)) }),
+            }] };
+            let text = serde_json::to_string(&set).unwrap();
+            prop_assert_eq!(serde_json::from_str::<ChangeSet>(&text).unwrap(), set);
+        }
+    }
+
+    fn change(path: &str, hold: Option<Hold>) -> Change {
+        Change {
+            path: RelPath::new(path).unwrap(),
+            kind: ChangeKind::Deleted,
+            bytes: 0,
+            state: ChangeState::Held,
+            reason: hold.map(|_| "because".into()),
+            hold,
+            base: None,
+            new: None,
+        }
+    }
+
+    #[test]
+    fn chosen_paths_come_with_the_directories_above_them() {
+        let whole = ["a", "a/b", "a/c", "ab"].map(|path| change(path, None));
+        let mut set = ChangeSet { changes: whole.to_vec() };
+        let part = set.split_off(&[RelPath::new("a/b").unwrap()]);
+        let paths = |set: &ChangeSet| -> Vec<String> {
+            set.changes.iter().map(|c| c.path.to_string()).collect()
+        };
+        assert_eq!(paths(&part), ["a", "a/b"]);
+        assert_eq!(paths(&set), ["a/c", "ab"]);
+        set.merge(part);
+        assert_eq!(set.changes, whole);
+    }
+
+    #[test]
+    fn a_person_can_let_go_of_what_is_held_for_a_person_only() {
+        let mut set = ChangeSet {
+            changes: vec![
+                change("a/x", Some(Hold::Person)),
+                change("a/y", Some(Hold::Never)),
+                change("b", Some(Hold::Person)),
+            ],
+        };
+        set.allow(&[RelPath::new("a").unwrap()]);
+        let waiting: Vec<bool> = set.changes.iter().map(Change::is_waiting).collect();
+        assert_eq!(waiting, [true, false, false]);
+    }
+
+    #[test]
+    fn the_state_of_the_whole_follows_from_its_parts() {
+        let state = |states: &[ChangeState]| {
+            let with = |state: &ChangeState| Change { state: *state, ..change("a", None) };
+            ChangeSet { changes: states.iter().map(with).collect() }.state()
+        };
+        use ChangeState::{Applied, Held};
+        assert_eq!(state(&[]), ChangesState::None);
+        assert_eq!(state(&[Applied, Applied]), ChangesState::Applied);
+        assert_eq!(state(&[Held]), ChangesState::Held);
+        assert_eq!(state(&[Held, Applied]), ChangesState::Partly);
+    }
+}

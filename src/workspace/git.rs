@@ -1,0 +1,286 @@
+//! The repository a workspace is in, and the `.git` that is made from it.
+//!
+//! `.git` is made and not copied: its config can name programs and hold credentials. What is made
+//! holds the objects (those of alternates too), the references packed, HEAD, the index as it is,
+//! the shallow marks, the patterns of what is ignored, and a config from an allow-list.
+//!
+//! ```text
+//!  .git of the workspace
+//!    none ───────────────────────────────────────────────> GitSent::None
+//!    a directory, ordinary ─> git config, for-each-ref ──> GitSent::Made
+//!    a file, a link, reftable, partial, not trusted, … ──> GitSent::StayedHome(why)
+//! ```
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
+
+use super::git_command::{git, git_below};
+use super::git_config::GitConfig;
+use super::git_index::Tracked;
+use super::{Workspace, beneath};
+use crate::ignored::Rules;
+
+mod made;
+
+pub(super) use made::{Made, ObjectFile};
+
+/// The largest index that is read.
+const INDEX_BYTES: u64 = 512 << 20;
+
+/// The largest small file of `.git` that is read (HEAD, shallow, excludes).
+const SMALL_BYTES: u64 = 16 << 20;
+
+/// What is known of the repository that a directory is in.
+#[derive(Debug)]
+pub(super) struct Repository {
+    /// The rules at the top of the repository, its own `.gitignore` not among them unless the
+    /// workspace is deeper than that.
+    pub(super) rules: Rules,
+    pub(super) tracked: Tracked,
+    /// Where the workspace is in the repository; empty for its top.
+    pub(super) prefix: Vec<u8>,
+    /// Whether there is a repository; without one nothing is ignored.
+    pub(super) exists: bool,
+    /// The patterns of [`Rules`] that hold in every repository of this user.
+    pub(super) global: Vec<u8>,
+    /// What becomes of `.git`, as far as it is known.
+    pub(super) sent: Sent,
+}
+
+/// What becomes of `.git`.
+#[derive(Debug)]
+pub(super) enum Sent {
+    None,
+    StayedHome(String),
+    Make(Box<Made>),
+}
+
+impl Repository {
+    /// Looks at the workspace's repository. Never fails: what cannot be read stays home.
+    pub(super) fn find(workspace: &Workspace) -> Self {
+        let root = workspace.root.as_fd();
+        match statat(root, c".git", AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {
+                Self::ordinary(root, workspace.path.parent())
+            }
+            Ok(_) => {
+                let why = "it is a file or link that leads elsewhere (a worktree or a submodule)";
+                let mut found = Self::elsewhere(root).unwrap_or_else(Self::none);
+                found.sent = Sent::StayedHome(stays(why));
+                found
+            }
+            Err(_) => Self::elsewhere(root).unwrap_or_else(Self::none),
+        }
+    }
+
+    fn none() -> Self {
+        Self {
+            rules: Rules::default(),
+            tracked: Tracked::default(),
+            prefix: Vec::new(),
+            exists: false,
+            global: Vec::new(),
+            sent: Sent::None,
+        }
+    }
+
+    /// The repository whose `.git` is a directory in `root`.
+    /// Git is kept from looking for another one above, in the directory `above`.
+    fn ordinary(root: BorrowedFd<'_>, above: Option<&Path>) -> Self {
+        let here = |arguments: &[&str]| git_below(root, above, arguments);
+        let mut found = Self { exists: true, ..Self::none() };
+        let directory = match openat(root, c".git", beneath::DIRECTORY, Mode::empty()) {
+            Ok(directory) => directory,
+            Err(error) => {
+                found.sent = Sent::StayedHome(stays(&format!("it cannot be opened ({error})")));
+                return found;
+            }
+        };
+        // Two programs to start: side by side.
+        let (listing, refs) = std::thread::scope(|scope| {
+            let refs = scope.spawn(|| here(&["for-each-ref", made::REF_FORMAT]));
+            let listing = here(&["config", "-z", "--list"]);
+            (listing, refs.join())
+        });
+        let config = GitConfig::parse(listing.as_deref().unwrap_or_default());
+        found.global = global_excludes(&config);
+        let own = read(directory.as_fd(), "info/exclude").ok().flatten().unwrap_or_default();
+        found.rules = Rules::new(&[&found.global, &own]);
+        let index = Index::open(directory.as_fd());
+        let tracked = index.as_ref().and_then(|index| index.tracked(config.hash_len()));
+        // Git itself reads what is too odd for us; such an index stays home.
+        let index = index.filter(|_| tracked.is_some());
+        found.tracked = match tracked {
+            Some(tracked) => tracked,
+            None => here(&["ls-files", "-z", "--cached"])
+                .map(|listing| Tracked::from_listing(&listing))
+                .unwrap_or_default(),
+        };
+        found.sent = match (listing, refs) {
+            (Err(error), _) | (_, Ok(Err(error))) => Sent::StayedHome(stays(&error.to_string())),
+            (_, Err(_)) => Sent::StayedHome(stays("its references could not be read")),
+            (Ok(_), Ok(Ok(refs))) => {
+                match Made::prepare(directory, &config, &refs, index, [&found.global, &own]) {
+                    Ok(made) => Sent::Make(Box::new(made)),
+                    Err(why) => Sent::StayedHome(stays(&why)),
+                }
+            }
+        };
+        found
+    }
+
+    /// A repository whose `.git` is not a directory in `root`: that of a worktree, a submodule, or
+    /// of a directory above. `None` if there is none, or if the workspace means nothing to it:
+    /// nothing in it is tracked, or all that could be in it is ignored.
+    fn elsewhere(root: BorrowedFd<'_>) -> Option<Self> {
+        let asked = ["rev-parse", "--show-toplevel", "--show-prefix", "--git-path", "info/exclude"];
+        let answer = git(root, &asked).ok()?;
+        let answer = answer.strip_suffix(b"\n")?;
+        let lines: Vec<&[u8]> = answer.split(|byte| *byte == b'\n').collect();
+        let [top, prefix, exclude] = lines[..] else { return None };
+        let tracked = git(root, &["ls-files", "-z", "--cached"]).ok()?;
+        if tracked.is_empty() && !prefix.is_empty() {
+            return None;
+        }
+        let config = GitConfig::parse(&git(root, &["config", "-z", "--list"]).ok()?);
+        let prefix = prefix.strip_suffix(b"/").unwrap_or(prefix).to_vec();
+        // `ls-files` names paths relative to the workspace.
+        let mut tracked_paths = Vec::with_capacity(tracked.len());
+        for path in tracked.split(|byte| *byte == 0).filter(|path| !path.is_empty()) {
+            if !prefix.is_empty() {
+                tracked_paths.extend_from_slice(&prefix);
+                tracked_paths.push(b'/');
+            }
+            tracked_paths.extend_from_slice(path);
+            tracked_paths.push(0);
+        }
+        let global = global_excludes(&config);
+        let own = std::fs::read(path_of(root, exclude)).unwrap_or_default();
+        let mut rules = Rules::new(&[&global, &own]);
+        let top = PathBuf::from(OsString::from_vec(top.to_vec()));
+        let mut above: Vec<u8> = Vec::new();
+        for component in prefix.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            let file = top.join(OsString::from_vec(above.clone())).join(".gitignore");
+            let link = std::fs::symlink_metadata(&file).is_ok_and(|found| found.is_symlink());
+            let bytes = if link { None } else { std::fs::read(file).ok() };
+            rules = rules.enter(&above, bytes.as_deref());
+            if !above.is_empty() {
+                above.push(b'/');
+            }
+            above.extend_from_slice(component);
+            if rules.is_ignored(&above, true) {
+                return None;
+            }
+        }
+        // `/workspace/*` in the repository of this very project, say.
+        if !prefix.is_empty() {
+            let probe = [&prefix[..], b"/any\x01name"].concat();
+            if rules.is_ignored(&probe, true) && rules.is_ignored(&probe, false) {
+                return None;
+            }
+        }
+        let sent = if prefix.is_empty() {
+            Sent::None
+        } else {
+            Sent::StayedHome(stays("it is in a directory above the workspace"))
+        };
+        let tracked = Tracked::from_listing(&tracked_paths);
+        Some(Self { rules, tracked, prefix, exists: true, global, sent })
+    }
+
+    /// A repository inside the workspace, whose top is the open directory `root`.
+    pub(super) fn nested(root: BorrowedFd<'_>, global: &[u8]) -> (Rules, Tracked) {
+        let Ok(directory) = openat(root, c".git", beneath::DIRECTORY, Mode::empty()) else {
+            return (Rules::new(&[global]), Tracked::default());
+        };
+        let own = read(directory.as_fd(), "info/exclude").ok().flatten().unwrap_or_default();
+        // Either length of names may be right; with the other one it does not parse.
+        let tracked = Index::open(directory.as_fd())
+            .and_then(|index| [20, 32].into_iter().find_map(|length| index.tracked(length)))
+            .unwrap_or_default();
+        (Rules::new(&[global, &own]), tracked)
+    }
+}
+
+/// Why a `.git` stays home, as a sentence.
+fn stays(why: &str) -> String {
+    format!("the files were sent without .git, because {why}")
+}
+
+fn path_of(root: BorrowedFd<'_>, path: &[u8]) -> PathBuf {
+    use std::os::fd::AsRawFd;
+    let path = PathBuf::from(OsString::from_vec(path.to_vec()));
+    PathBuf::from(format!("/proc/self/fd/{}", root.as_raw_fd())).join(path)
+}
+
+/// The small regular file at `path` in `directory`.
+fn read(directory: BorrowedFd<'_>, path: &str) -> io::Result<Option<Vec<u8>>> {
+    let (parent, name) = beneath::split(path.as_bytes());
+    match beneath::directory(directory, parent) {
+        Ok(parent) => beneath::read_small(parent.as_fd(), name, SMALL_BYTES),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// An open index. Git replaces it by rename, so what is open does not change.
+#[derive(Debug)]
+pub(super) struct Index {
+    file: File,
+    pub(super) size: u64,
+    /// Seconds of its last change, which git compares with those of files.
+    pub(super) mtime: i64,
+}
+
+impl Index {
+    /// Opens the index in a `.git`, if there is one of a size that can be.
+    fn open(directory: BorrowedFd<'_>) -> Option<Self> {
+        let file = File::from(openat(directory, c"index", beneath::FILE, Mode::empty()).ok()?);
+        let stat = rustix::fs::fstat(&file).ok()?;
+        let size = stat.st_size.unsigned_abs();
+        let ordinary = FileType::from_raw_mode(stat.st_mode).is_file() && size <= INDEX_BYTES;
+        ordinary.then_some(Self { file, size, mtime: stat.st_mtime })
+    }
+
+    /// Reads it from its beginning.
+    pub(super) fn reader(&self) -> impl Read + '_ {
+        IndexReader { index: self, at: 0 }
+    }
+
+    fn tracked(&self, hash_len: usize) -> Option<Tracked> {
+        let mut bytes = Vec::with_capacity(usize::try_from(self.size).ok()?);
+        self.reader().take(INDEX_BYTES).read_to_end(&mut bytes).ok()?;
+        Tracked::parse(&bytes, hash_len).ok()
+    }
+}
+
+struct IndexReader<'a> {
+    index: &'a Index,
+    at: u64,
+}
+
+impl Read for IndexReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.index.file.read_at(buffer, self.at)?;
+        self.at += count as u64;
+        Ok(count)
+    }
+}
+
+/// The patterns of `core.excludesFile`.
+fn global_excludes(config: &GitConfig) -> Vec<u8> {
+    let variable =
+        |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let (home, xdg) = (variable("HOME"), variable("XDG_CONFIG_HOME"));
+    config
+        .excludes_file(home.as_deref(), xdg.as_deref())
+        .and_then(|path| std::fs::read(path).ok())
+        .unwrap_or_default()
+}

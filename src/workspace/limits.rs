@@ -1,0 +1,126 @@
+//! How much may be sent, and where it is when it is too much.
+
+use std::collections::HashMap;
+use std::fmt;
+
+/// Directories deeper than this are counted in the one above.
+const DEPTH: usize = 5;
+
+/// Directories that are named.
+const NAMED: usize = 5;
+
+/// Directories that are looked at, the largest.
+const CONSIDERED: usize = 2000;
+
+/// A directory is told instead of the one above if it has this share of it, in percent.
+const SHARE: u64 = 80;
+
+/// Files and bytes of a tree, by directory.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Bytes of files.
+    pub bytes: u64,
+    directories: HashMap<Vec<u8>, (u64, u64)>,
+}
+
+/// A directory and what is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Largest(Vec<(String, u64, u64)>);
+
+impl Totals {
+    /// Counts one entry of `bytes` at `path`.
+    pub fn add(&mut self, path: &[u8], bytes: u64) {
+        self.entries += 1;
+        self.bytes += bytes;
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in ends.take(DEPTH) {
+            match self.directories.get_mut(&path[..end]) {
+                Some((entries, total)) => {
+                    *entries += 1;
+                    *total += bytes;
+                }
+                None => {
+                    self.directories.insert(path[..end].to_vec(), (1, bytes));
+                }
+            }
+        }
+    }
+
+    /// The largest directories by bytes, or by entries; each is named once, at the depth that says
+    /// most.
+    pub fn largest(&self, by_bytes: bool) -> Largest {
+        let weight = |(entries, bytes): (u64, u64)| if by_bytes { bytes } else { entries };
+        let mut all: Vec<(&Vec<u8>, (u64, u64))> =
+            self.directories.iter().map(|(path, total)| (path, *total)).collect();
+        // Deeper ones first among equals, so that the deepest of a chain is the one named.
+        all.sort_by(|a, b| {
+            weight(b.1).cmp(&weight(a.1)).then(b.0.len().cmp(&a.0.len())).then(a.0.cmp(b.0))
+        });
+        all.truncate(CONSIDERED);
+        let within = |inner: &[u8], outer: &[u8]| {
+            inner.strip_prefix(outer).is_some_and(|rest| rest.first() == Some(&b'/'))
+        };
+        let mut named: Vec<(&Vec<u8>, (u64, u64))> = Vec::new();
+        for (path, total) in &all {
+            let told_by_deeper = all.iter().any(|(deeper, part)| {
+                within(deeper, path) && weight(*part) * 100 >= weight(*total) * SHARE
+            });
+            if told_by_deeper || named.iter().any(|(above, _)| within(path, above)) {
+                continue;
+            }
+            named.push((path, *total));
+            if named.len() == NAMED {
+                break;
+            }
+        }
+        let told = |(path, (entries, bytes)): (&Vec<u8>, (u64, u64))| {
+            (format!("{}/", String::from_utf8_lossy(path)), entries, bytes)
+        };
+        Largest(named.into_iter().map(told).collect())
+    }
+}
+
+impl fmt::Display for Largest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return f.write_str("no directory stands out");
+        }
+        f.write_str("largest: ")?;
+        for (at, (path, entries, bytes)) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{path} ({}, {entries} files)", bytesize::ByteSize(*bytes))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_directory_that_holds_the_bytes_and_not_the_ones_above_it() {
+        let mut totals = Totals::default();
+        totals.add(b"a/b/data/big", 1000);
+        totals.add(b"a/b/data/big2", 1000);
+        totals.add(b"a/small", 1);
+        totals.add(b"c/other", 500);
+        totals.add(b"top", 5);
+        let told: Vec<String> =
+            totals.largest(true).0.into_iter().map(|(path, _, _)| path).collect();
+        assert_eq!(told, ["a/b/data/", "c/"]);
+        assert_eq!(totals.entries, 5);
+        assert_eq!(totals.bytes, 2506);
+    }
+
+    #[test]
+    fn names_at_most_five() {
+        let mut totals = Totals::default();
+        for directory in 0..20_u64 {
+            totals.add(format!("d{directory}/f").as_bytes(), directory);
+        }
+        assert_eq!(totals.largest(false).0.len(), 5);
+    }
+}

@@ -1,0 +1,145 @@
+//! One lock for each workspace, shared to take a snapshot and exclusive to apply.
+//!
+//! It is an advisory lock on a file in the state directory, so it also holds between two servers
+//! and ends with the process that has it. The files stay: removing a lock file that another
+//! process is about to lock would give two processes the same lock.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::WorkspaceKey;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another run had it all the time.
+    #[error(
+        "another run is reading or writing this workspace and did not finish within {} s",
+        .0.as_secs_f32()
+    )]
+    Timeout(Duration),
+    /// The lock file cannot be used.
+    #[error("cannot lock {path}: {source}", path = .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A lock that is held; given up when dropped.
+#[derive(Debug)]
+pub struct WorkspaceLock {
+    _file: File,
+}
+
+/// Locks against [`exclusive`]. Blocks, at most `timeout`.
+///
+/// # Errors
+///
+/// See [`LockError`].
+pub fn shared(
+    state_dir: &Path,
+    key: WorkspaceKey,
+    timeout: Duration,
+) -> Result<WorkspaceLock, LockError> {
+    lock(state_dir, key, timeout, FlockOperation::NonBlockingLockShared)
+}
+
+/// Locks against everybody else. Blocks, at most `timeout`.
+///
+/// # Errors
+///
+/// See [`LockError`].
+pub fn exclusive(
+    state_dir: &Path,
+    key: WorkspaceKey,
+    timeout: Duration,
+) -> Result<WorkspaceLock, LockError> {
+    lock(state_dir, key, timeout, FlockOperation::NonBlockingLockExclusive)
+}
+
+fn lock(
+    state_dir: &Path,
+    key: WorkspaceKey,
+    timeout: Duration,
+    operation: FlockOperation,
+) -> Result<WorkspaceLock, LockError> {
+    let folder = state_dir.join("locks");
+    let path = folder.join(format!("{}-{}.lock", key.dev, key.ino));
+    let failed = |source: io::Error| LockError::File { path: path.clone(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    // The kernel's own wait has no deadline, and a thread left in it would take the lock long
+    // after its caller went away. Trying again is cheap: nobody holds the lock for long.
+    loop {
+        match flock(&file, operation) {
+            Ok(()) => return Ok(WorkspaceLock { _file: file }),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+            Err(error) => return Err(failed(error.into())),
+        }
+        let left = timeout.saturating_sub(start.elapsed());
+        if left.is_zero() {
+            return Err(LockError::Timeout(timeout));
+        }
+        thread::sleep(pause.min(left));
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: WorkspaceKey = WorkspaceKey { dev: 1, ino: 2 };
+
+    #[test]
+    fn two_may_read_and_one_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = shared(dir.path(), KEY, Duration::ZERO).unwrap();
+        let second = shared(dir.path(), KEY, Duration::ZERO).unwrap();
+        let other = WorkspaceKey { dev: 1, ino: 3 };
+        exclusive(dir.path(), other, Duration::ZERO).unwrap();
+        assert!(matches!(
+            exclusive(dir.path(), KEY, Duration::from_millis(5)),
+            Err(LockError::Timeout(_))
+        ));
+        drop((first, second));
+        let writer = exclusive(dir.path(), KEY, Duration::ZERO).unwrap();
+        assert!(shared(dir.path(), KEY, Duration::ZERO).is_err());
+        drop(writer);
+        shared(dir.path(), KEY, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn who_waits_gets_it_when_it_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = exclusive(dir.path(), KEY, Duration::ZERO).unwrap();
+        thread::scope(|scope| {
+            let waiting =
+                scope.spawn(|| exclusive(dir.path(), KEY, Duration::from_secs(20)).unwrap());
+            drop(held);
+            drop(waiting.join().unwrap());
+        });
+    }
+}

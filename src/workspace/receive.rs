@@ -1,0 +1,379 @@
+//! Takes in what a container gives back, and trusts nothing of it.
+//!
+//! The stream is the keeper's tar (`tree/<path>` for what was added or changed, `meta/deleted` at
+//! the end for what is gone). It is checked entry by entry and written anew as `changes.tar`, so
+//! that no byte of the original's structure survives: every later reader sees only our own
+//! archive. Nothing of the workspace is touched here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::change::{ContentHash, LinkTarget, NewNode, executable};
+use super::tar_read::{Entry, TarError, TarReader};
+use super::tar_write::TarWriter;
+use super::{NodeKind, Snapshot};
+use crate::failure::{ErrorKind, Failure};
+use crate::path::{RelPath, RelPathError};
+
+/// How much is taken in at most. All of it is memory or disk of the host that a hostile or broken
+/// container could otherwise use up.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiveLimits {
+    /// Entries and deleted paths together; each costs some hundred bytes of memory.
+    pub entries: u64,
+    /// Bytes of all files together; they go to the run folder.
+    pub bytes: u64,
+    /// Bytes of all paths and link targets together; they are held in memory.
+    pub path_bytes: u64,
+    /// Bytes of one link target; Linux allows 4,095.
+    pub target_bytes: usize,
+}
+
+impl Default for ReceiveLimits {
+    fn default() -> Self {
+        Self {
+            entries: 1_000_000,
+            bytes: 8 * 1024 * 1024 * 1024,
+            path_bytes: 256 * 1024 * 1024,
+            target_bytes: 4095,
+        }
+    }
+}
+
+/// One path that arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Arrived {
+    /// A file, directory or link; `mode` has the bits as they were in the container.
+    Node {
+        /// What it is now.
+        new: NewNode,
+        /// Permission, setuid, setgid and sticky bits in the container.
+        mode: u32,
+    },
+    /// What has no place in a change set: a FIFO, device, socket or hard link.
+    Special,
+}
+
+/// What a container gave back, checked for form but not yet for meaning.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// What was added or changed. No entry lies below one that is no directory.
+    pub entries: BTreeMap<RelPath, Arrived>,
+    /// What was sent and is gone.
+    pub deleted: BTreeSet<RelPath>,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+/// Why a change set was refused. None of it was used.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The stream failed or ended early.
+    #[error("the change set did not arrive whole: {0}")]
+    Stream(String),
+    /// The archive is not as a keeper writes it.
+    #[error("the change set is malformed: {0}")]
+    Malformed(String),
+    /// A path that is no plain relative path.
+    #[error("the change set names {shown}, which cannot be a path in the workspace: {why}")]
+    Path {
+        /// The path, quoted.
+        shown: String,
+        /// What is wrong with it.
+        why: RelPathError,
+    },
+    /// Over a limit.
+    #[error("the change set has more than {limit} {what}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// The run folder could not be written.
+    #[error("cannot write {path}: {source}")]
+    Archive {
+        /// Which file.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl From<ReceiveError> for Failure {
+    fn from(error: ReceiveError) -> Self {
+        Self::new(
+            ErrorKind::TransferFailed,
+            format!("{error}; nothing was changed in the workspace, run it again"),
+        )
+    }
+}
+
+impl From<TarError> for ReceiveError {
+    fn from(error: TarError) -> Self {
+        match error {
+            TarError::Io(error) => Self::Stream(error.to_string()),
+            TarError::CutOff => Self::Stream(error.to_string()),
+            TarError::Malformed(what) => Self::Malformed(what.into()),
+        }
+    }
+}
+
+/// Reads the whole stream, checks it, and writes the bytes of its files to `archive`, which must
+/// not exist. Blocks.
+///
+/// # Errors
+///
+/// Anything that is not as it must be; what was written of `archive` is then of no use.
+pub fn receive(
+    tar: impl Read,
+    snapshot: &Snapshot,
+    limits: &ReceiveLimits,
+    archive: &Path,
+) -> Result<Received, ReceiveError> {
+    let failed = |source| ReceiveError::Archive { path: archive.display().to_string(), source };
+    let file = OpenOptions::new()
+        .write(true)
+        .read(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(archive)
+        .map_err(failed)?;
+    let mut out = TarWriter::new(file);
+    let mut intake = Intake { snapshot, limits, received: Received::default(), path_bytes: 0 };
+    let mut reader = TarReader::new(tar);
+    let mut whole = false;
+    while let Some(entry) = reader.next()? {
+        if whole {
+            return Err(ReceiveError::Malformed("an entry after the list of deleted paths".into()));
+        }
+        if entry.name == b"meta/deleted" {
+            intake.deleted(&entry, &mut reader)?;
+            whole = true;
+        } else if entry.flag == b'5' && matches!(&entry.name[..], b"tree" | b"tree/") {
+            // The root itself says nothing.
+        } else if let Some(path) = entry.name.strip_prefix(b"tree/") {
+            let path = path.to_vec();
+            intake.entry(path, &entry, &mut reader, &mut out).map_err(|error| match error {
+                Taken::Refused(error) => error,
+                Taken::Unwritten(source) => failed(source),
+            })?;
+        } else {
+            return Err(ReceiveError::Malformed(format!(
+                "an entry in no known place, {}",
+                super::change::quote(&entry.name)
+            )));
+        }
+    }
+    if !whole {
+        return Err(ReceiveError::Stream("the list of deleted paths is missing".into()));
+    }
+    intake.check_tree()?;
+    let file = out.finish().map_err(failed)?;
+    file.sync_data().map_err(failed)?;
+    Ok(intake.received)
+}
+
+enum Taken {
+    Refused(ReceiveError),
+    Unwritten(io::Error),
+}
+
+impl<E: Into<ReceiveError>> From<E> for Taken {
+    fn from(error: E) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+struct Intake<'a> {
+    snapshot: &'a Snapshot,
+    limits: &'a ReceiveLimits,
+    received: Received,
+    path_bytes: u64,
+}
+
+impl Intake<'_> {
+    fn entry<R: Read>(
+        &mut self,
+        name: Vec<u8>,
+        entry: &Entry,
+        reader: &mut TarReader<R>,
+        out: &mut TarWriter,
+    ) -> Result<(), Taken> {
+        let mut name = name;
+        if entry.flag == b'5' && name.last() == Some(&b'/') {
+            name.pop();
+        }
+        let path = self.path(name)?;
+        self.count(path.as_bytes().len() + entry.target.len())?;
+        if entry.mode & !0o7777 != 0 {
+            return Err(malformed("a mode that is none", &path).into());
+        }
+        if entry.flag != b'0' && entry.flag != 0 && entry.size != 0 {
+            return Err(malformed("bytes where none belong", &path).into());
+        }
+        let arrived = match entry.flag {
+            b'0' | 0 => self.file(&path, entry, reader, out)?,
+            b'5' => {
+                out.entry(&tree(&path, b"/"), NodeKind::Directory, entry.mode, 0, b"")
+                    .map_err(Taken::Unwritten)?;
+                node(NodeKind::Directory, entry.mode, None)
+            }
+            b'2' => {
+                let target = &entry.target;
+                if target.is_empty() || target.len() > self.limits.target_bytes {
+                    return Err(malformed("a link to nowhere", &path).into());
+                }
+                out.entry(&tree(&path, b""), NodeKind::Link, 0o777, 0, target)
+                    .map_err(Taken::Unwritten)?;
+                node(NodeKind::Link, entry.mode, Some(LinkTarget(target.clone())))
+            }
+            _ => Arrived::Special,
+        };
+        if self.received.entries.insert(path.clone(), arrived).is_some() {
+            return Err(malformed("twice the same path", &path).into());
+        }
+        Ok(())
+    }
+
+    fn file<R: Read>(
+        &mut self,
+        path: &RelPath,
+        entry: &Entry,
+        reader: &mut TarReader<R>,
+        out: &mut TarWriter,
+    ) -> Result<Arrived, Taken> {
+        let bytes = self.received.bytes.saturating_add(entry.size);
+        if bytes > self.limits.bytes {
+            return Err(ReceiveError::TooLarge { what: "bytes", limit: self.limits.bytes }.into());
+        }
+        self.received.bytes = bytes;
+        let offset = out
+            .entry(&tree(path, b""), NodeKind::File, entry.mode & 0o777, entry.size, b"")
+            .map_err(Taken::Unwritten)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 64 * 1024];
+        let mut left = entry.size;
+        while left > 0 {
+            let n = match reader.read(&mut buffer) {
+                Ok(n) => n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(ReceiveError::Stream(error.to_string()).into()),
+            };
+            hasher.update(&buffer[..n]);
+            out.write_all(&buffer[..n]).map_err(Taken::Unwritten)?;
+            left -= n as u64;
+        }
+        out.pad().map_err(Taken::Unwritten)?;
+        let new = NewNode {
+            kind: NodeKind::File,
+            executable: executable(entry.mode),
+            size: entry.size,
+            hash: Some(ContentHash(*hasher.finalize().as_bytes())),
+            offset,
+            target: None,
+        };
+        Ok(Arrived::Node { new, mode: entry.mode })
+    }
+
+    /// The last entry: NUL-separated paths that were sent and are gone.
+    fn deleted<R: Read>(
+        &mut self,
+        entry: &Entry,
+        reader: &mut TarReader<R>,
+    ) -> Result<(), ReceiveError> {
+        if !matches!(entry.flag, b'0' | 0) {
+            return Err(ReceiveError::Malformed("the list of deleted paths is no file".into()));
+        }
+        if entry.size > self.limits.path_bytes {
+            return Err(self.too_many_paths());
+        }
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map_err(|e| ReceiveError::Stream(e.to_string()))?;
+        let list = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+        if list.is_empty() {
+            return Ok(());
+        }
+        for name in list.split(|b| *b == 0) {
+            let path = self.path(name.to_vec())?;
+            self.count(name.len())?;
+            if !self.snapshot.nodes.contains_key(&path) {
+                return Err(malformed("it says that a path is gone that was never sent", &path));
+            }
+            if self.received.entries.contains_key(&path) {
+                return Err(malformed("it has a path that it says is gone", &path));
+            }
+            if !self.received.deleted.insert(path.clone()) {
+                return Err(malformed("twice the same path", &path));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every parent of an entry must be a directory after the run.
+    fn check_tree(&self) -> Result<(), ReceiveError> {
+        for path in self.received.entries.keys() {
+            let mut above = path.parent();
+            while let Some(parent) = above {
+                let directory = match self.received.entries.get(&parent) {
+                    Some(Arrived::Node { new, .. }) => new.kind == NodeKind::Directory,
+                    Some(Arrived::Special) => false,
+                    None => {
+                        !self.received.deleted.contains(&parent)
+                            && self
+                                .snapshot
+                                .nodes
+                                .get(&parent)
+                                .is_none_or(|node| node.kind == NodeKind::Directory)
+                    }
+                };
+                if !directory {
+                    return Err(malformed("a path below one that is no directory", path));
+                }
+                above = parent.parent();
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, name: Vec<u8>) -> Result<RelPath, ReceiveError> {
+        let shown = super::change::quote(&name[..name.len().min(200)]);
+        RelPath::new(name).map_err(|why| ReceiveError::Path { shown, why })
+    }
+
+    fn count(&mut self, bytes: usize) -> Result<(), ReceiveError> {
+        self.path_bytes = self.path_bytes.saturating_add(bytes as u64);
+        if self.path_bytes > self.limits.path_bytes {
+            return Err(self.too_many_paths());
+        }
+        let entries = self.received.entries.len() + self.received.deleted.len();
+        if entries as u64 >= self.limits.entries {
+            return Err(ReceiveError::TooLarge { what: "paths", limit: self.limits.entries });
+        }
+        Ok(())
+    }
+
+    fn too_many_paths(&self) -> ReceiveError {
+        ReceiveError::TooLarge { what: "bytes of paths", limit: self.limits.path_bytes }
+    }
+}
+
+fn node(kind: NodeKind, mode: u32, target: Option<LinkTarget>) -> Arrived {
+    let new = NewNode { kind, executable: false, size: 0, hash: None, offset: 0, target };
+    Arrived::Node { new, mode }
+}
+
+fn tree(path: &RelPath, end: &[u8]) -> Vec<u8> {
+    [b"tree/", path.as_bytes(), end].concat()
+}
+
+fn malformed(what: &str, path: &RelPath) -> ReceiveError {
+    ReceiveError::Malformed(format!("{what}, {path}"))
+}
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;

@@ -1,0 +1,139 @@
+//! Writes the tar files of a run folder, which are read back by offset, and by people with `tar`.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+
+use super::NodeKind;
+
+const BLOCK: u64 = 512;
+const END: [u8; 1024] = [0; 1024];
+
+/// A tar file that is being written.
+#[derive(Debug)]
+pub(super) struct TarWriter {
+    out: BufWriter<File>,
+    at: u64,
+}
+
+impl TarWriter {
+    /// Begins an archive in an empty file.
+    pub(super) fn new(file: File) -> Self {
+        Self { out: BufWriter::with_capacity(128 * 1024, file), at: 0 }
+    }
+
+    /// Goes on with an archive that [`finish`](Self::finish) ended.
+    pub(super) fn resume(mut file: File) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        let at = len.saturating_sub(END.len() as u64);
+        file.seek(SeekFrom::Start(at))?;
+        let mut end = Vec::new();
+        (&mut file).take(END.len() as u64).read_to_end(&mut end)?;
+        if len % BLOCK != 0 || end.iter().any(|b| *b != 0) {
+            // It was cut off; what follows is still found by offset.
+            let at = len.next_multiple_of(BLOCK);
+            file.set_len(at)?;
+            file.seek(SeekFrom::Start(at))?;
+            return Ok(Self { out: BufWriter::new(file), at });
+        }
+        file.seek(SeekFrom::Start(at))?;
+        file.set_len(at)?;
+        Ok(Self { out: BufWriter::with_capacity(128 * 1024, file), at })
+    }
+
+    /// Writes the header of an entry; `size` bytes of a file must follow by
+    /// [`write_all`](Write::write_all), then [`pad`](Self::pad). Gives where those bytes begin.
+    pub(super) fn entry(
+        &mut self,
+        name: &[u8],
+        kind: NodeKind,
+        mode: u32,
+        size: u64,
+        target: &[u8],
+    ) -> io::Result<u64> {
+        if name.len() > 99 {
+            self.long(b'L', name)?;
+        }
+        if target.len() > 99 {
+            self.long(b'K', target)?;
+        }
+        let mut header = tar::Header::new_gnu();
+        if let Some(gnu) = header.as_gnu_mut() {
+            copy(&mut gnu.name, name);
+            copy(&mut gnu.linkname, target);
+        }
+        header.set_entry_type(match kind {
+            NodeKind::File => tar::EntryType::Regular,
+            NodeKind::Directory => tar::EntryType::Directory,
+            NodeKind::Link => tar::EntryType::Symlink,
+        });
+        header.set_mode(mode & 0o7777);
+        header.set_size(size);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        self.write_all(header.as_bytes())?;
+        Ok(self.at)
+    }
+
+    /// Fills the last block after a file's bytes.
+    pub(super) fn pad(&mut self) -> io::Result<()> {
+        let rest = self.at.next_multiple_of(BLOCK) - self.at;
+        self.write_all(&END[..usize::try_from(rest).unwrap_or(0)])
+    }
+
+    /// Where the next byte goes.
+    pub(super) fn position(&self) -> u64 {
+        self.at
+    }
+
+    /// Takes back everything from `position` on.
+    pub(super) fn rewind(&mut self, position: u64) -> io::Result<()> {
+        self.out.flush()?;
+        self.out.get_ref().set_len(position)?;
+        self.out.seek(SeekFrom::Start(position))?;
+        self.at = position;
+        Ok(())
+    }
+
+    /// Ends the archive and gives its file; nothing is flushed to the disk.
+    pub(super) fn finish(mut self) -> io::Result<File> {
+        self.write_all(&END)?;
+        self.out.into_inner().map_err(io::IntoInnerError::into_error)
+    }
+
+    fn long(&mut self, kind: u8, bytes: &[u8]) -> io::Result<()> {
+        let mut header = tar::Header::new_gnu();
+        if let Some(gnu) = header.as_gnu_mut() {
+            copy(&mut gnu.name, b"././@LongLink");
+        }
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_mode(0o644);
+        header.set_size(bytes.len() as u64 + 1);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_cksum();
+        self.write_all(header.as_bytes())?;
+        self.write_all(bytes)?;
+        self.write_all(&[0])?;
+        self.pad()
+    }
+}
+
+impl Write for TarWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.at += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+fn copy(field: &mut [u8], bytes: &[u8]) {
+    let len = bytes.len().min(field.len().saturating_sub(1));
+    field[..len].copy_from_slice(&bytes[..len]);
+}

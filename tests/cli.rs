@@ -1,0 +1,103 @@
+//! The program from the outside, as far as it needs no engine: what it prints and its exit codes.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// The program with an environment of its own, in which no engine and no settings are found.
+fn program(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-codex-orchestrator"));
+    command
+        .env_clear()
+        .env("HOME", home)
+        .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+        .current_dir(home)
+        .stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let home = tempfile::tempdir().unwrap();
+    let Output { status, stdout, stderr } = program(home.path()).args(arguments).output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+#[test]
+fn config_default_prints_the_reference() {
+    let (code, stdout, stderr) = run(&["config", "default"]);
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
+    assert_eq!(stdout, include_str!("../config/default.toml"));
+}
+
+#[test]
+fn what_config_show_prints_is_a_settings_file() {
+    let (code, stdout, _) = run(&["config", "show"]);
+    assert_eq!(code, Some(0));
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("c.toml");
+    std::fs::write(&file, stdout).unwrap();
+    let status = program(home.path()).args(["config", "check", "--config"]).arg(&file).status();
+    assert_eq!(status.unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_ends_with_2() {
+    for arguments in [
+        &["nonsense"][..],
+        &["run"],
+        &["run", "x", "--mode", "yolo"],
+        &["run", "x", "--timeout", "9"],
+        &["run", "x", "--timeout", "soon"],
+        &["run", "x", "--env", "NOVALUE"],
+        &["run", " "],
+        &["runs", "show", "../../etc"],
+    ] {
+        let (code, stdout, stderr) = run(arguments);
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{arguments:?}");
+        assert!(!stderr.is_empty());
+    }
+}
+
+#[test]
+fn wrong_settings_end_with_3_and_one_sentence() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("c.toml"), "[pool]\nmin_idel = 1\n").unwrap();
+    for command in [&["config", "check"][..], &["serve"], &["run", "x"]] {
+        let output =
+            program(home.path()).args(command).args(["--config", "c.toml"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert!(output.stdout.is_empty());
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            "mcp-codex-orchestrator: c.toml:2: unknown key \"pool.min_idel\"; did you mean \
+             \"pool.min_idle\"?\n"
+        );
+    }
+}
+
+#[test]
+fn help_for_wrong_settings_works_with_wrong_settings() {
+    let home = tempfile::tempdir().unwrap();
+    let output = program(home.path())
+        .args(["config", "default"])
+        .env("CODEX_TIMEOUT", "nonsense")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn without_an_engine_doctor_ends_with_3_and_says_so() {
+    let (code, stdout, _) = run(&["doctor"]);
+    assert_eq!(code, Some(3));
+    assert!(stdout.lines().any(|line| line.starts_with("FAIL  engine")), "{stdout}");
+    let (code, stdout, _) = run(&["ps", "--json"]);
+    assert_eq!((code, stdout.as_str()), (Some(3), ""));
+}
+
+#[test]
+fn there_are_no_records_at_first() {
+    let (code, stdout, _) = run(&["runs", "list", "--json"]);
+    assert_eq!((code, stdout.as_str()), (Some(0), "[]\n"));
+}

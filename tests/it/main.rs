@@ -1,0 +1,15 @@
+//! The real binary over stdio, on a real engine, with the real Codex; only the model is scripted.
+//!
+//! Without an engine these tests print why they are skipped; with `CODEX_TESTS_REQUIRE_ENGINE=1`,
+//! as `make test` sets it, they fail instead.
+
+mod bad_input;
+mod cancel;
+mod kill;
+mod main_job;
+mod memory;
+mod outcome;
+mod parallel;
+mod python;
+mod suggest;
+mod support;

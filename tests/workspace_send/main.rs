@@ -1,0 +1,156 @@
+//! What goes into a container: sent trees are unpacked again and looked at, with git where there
+//! is a repository.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
+
+mod faults;
+mod files;
+mod git;
+mod random;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use mcp_codex_orchestrator::config::workspace::Ignored;
+use mcp_codex_orchestrator::workspace::root::open_unchecked;
+use mcp_codex_orchestrator::workspace::send::{SendError, SendRules, send};
+use mcp_codex_orchestrator::workspace::{Snapshot, StayReason};
+use tempfile::TempDir;
+
+fn rules() -> SendRules {
+    SendRules {
+        exclude: Vec::new(),
+        ignored: Ignored::Files,
+        max_bytes: 1 << 30,
+        max_files: 100_000,
+    }
+}
+
+/// A tree on the host.
+struct Tree(TempDir);
+
+impl Tree {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn repository() -> Self {
+        let tree = Self::new();
+        tree.git(&["init", "-q", "-b", "main"]);
+        tree
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(&self, path: impl AsRef<Path>, text: impl AsRef<[u8]>) -> &Self {
+        let path = self.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+        self
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        git(self.path(), arguments)
+    }
+
+    fn commit_all(&self) {
+        self.git(&["add", "-A"]);
+        let identity = ["-c", "user.name=tester", "-c", "user.email=tester@example.org"];
+        self.git(&[&identity[..], &["commit", "-q", "-m", "all"]].concat());
+    }
+
+    fn send(&self) -> Sent {
+        self.send_with(&rules()).unwrap()
+    }
+
+    fn send_with(&self, rules: &SendRules) -> Result<Sent, SendError> {
+        let workspace = open_unchecked(self.path()).unwrap();
+        let mut tar = Vec::new();
+        let snapshot = send(&workspace, rules, &mut tar)?;
+        let unpacked = tempfile::tempdir().unwrap();
+        let mut archive = tar::Archive::new(&*tar);
+        archive.set_preserve_mtime(true);
+        archive.unpack(unpacked.path()).unwrap();
+        Ok(Sent { snapshot, unpacked, tar })
+    }
+}
+
+/// What came out of the stream.
+struct Sent {
+    snapshot: Snapshot,
+    unpacked: TempDir,
+    tar: Vec<u8>,
+}
+
+impl Sent {
+    fn path(&self) -> &Path {
+        self.unpacked.path()
+    }
+
+    fn git(&self, arguments: &[&str]) -> String {
+        git(self.path(), arguments)
+    }
+
+    /// Paths of files and links that arrived, `.git` left out.
+    fn files(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (path, node) in listing(self.path()) {
+            if !path.starts_with(b".git/") && !matches!(node, Seen::Directory) {
+                found.push(String::from_utf8_lossy(&path).into_owned());
+            }
+        }
+        found
+    }
+
+    fn stayed(&self) -> Vec<(&str, StayReason)> {
+        self.snapshot.stayed_home.iter().map(|home| (&*home.path, home.reason)).collect()
+    }
+}
+
+fn git(directory: &Path, arguments: &[&str]) -> String {
+    let output = Command::new("git")
+        .current_dir(directory)
+        .args(["-c", "protocol.file.allow=always"])
+        .args(arguments)
+        .env("GIT_CONFIG_GLOBAL", "/dev/null")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "git {arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    Directory,
+    File { executable: bool, bytes: Vec<u8>, mtime: i64 },
+    Link(PathBuf),
+}
+
+/// Everything in a directory, by path.
+fn listing(root: &Path) -> BTreeMap<Vec<u8>, Seen> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![root.to_owned()];
+    while let Some(directory) = waiting.pop() {
+        for entry in fs::read_dir(&directory).unwrap() {
+            let path = entry.unwrap().path();
+            let stat = fs::symlink_metadata(&path).unwrap();
+            let seen = if stat.is_dir() {
+                waiting.push(path.clone());
+                Seen::Directory
+            } else if stat.is_symlink() {
+                Seen::Link(fs::read_link(&path).unwrap())
+            } else {
+                let executable = stat.mode() & 0o100 != 0;
+                Seen::File { executable, bytes: fs::read(&path).unwrap(), mtime: stat.mtime() }
+            };
+            found.insert(path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec(), seen);
+        }
+    }
+    found
+}
