@@ -45,7 +45,10 @@ fn read(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> Option<Vec<u8>> {
         return None;
     }
     let mut bytes = Vec::new();
-    std::fs::File::from(file).take(ignored::Rules::MAX_FILE_BYTES as u64).read_to_end(&mut bytes).ok()?;
+    std::fs::File::from(file)
+        .take(ignored::Rules::MAX_FILE_BYTES as u64)
+        .read_to_end(&mut bytes)
+        .ok()?;
     Some(bytes)
 }
 
