@@ -515,10 +515,10 @@ async fn faults_are_told_by_name() -> Result<(), Failure> {
     assert!(matches!(&refused, KeeperError::Refused(s) if s.contains("reset")), "{refused}");
     assert_eq!(container.keeper().reset().await?, armed.fingerprint);
     // What cannot be put is refused with a sentence, while more of it is still being sent.
-    let mut tar = tree(&[("a", b"b"), ("a", b"b")]);
+    let mut tar = tree(&[("a", b"b"), ("a/b", b"b")]);
     tar.extend(vec![0; 4 << 20]);
     let refused = container.put(tar).await.unwrap_err();
-    assert!(matches!(&refused, KeeperError::Refused(s) if s.contains("write a")), "{refused}");
+    assert!(matches!(&refused, KeeperError::Refused(s) if s.contains("directory of a/b")), "{refused}");
     container.keeper().reset().await?;
     // What is too large is not collected.
     container.run("truncate -s 100G sparse").await;

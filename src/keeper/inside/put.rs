@@ -191,7 +191,9 @@ impl Writer<'_> {
         if matches!(opened, Err(rustix::io::Errno::EXIST)) {
             let had = self.nodes.iter().rposition(|(had, _)| &**had == path.as_bytes());
             if let Some(had) = had.filter(|had| self.nodes[*had].1.kind == Kind::File) {
-                self.nodes.remove(had);
+                let (_, earlier) = self.nodes.remove(had);
+                self.report.entries -= 1;
+                self.report.bytes -= earlier.size;
                 fs::unlinkat(self.parent(), name, AtFlags::empty()).doing(&doing)?;
                 opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
             }
