@@ -103,7 +103,8 @@ fn socket() -> PathBuf {
         Address::Unix(path) => path.exists().then(|| path.clone()),
         Address::Tcp(_) => None,
     };
-    endpoint.addresses().iter().find_map(exists).expect("the engine has no Unix socket")
+    let found = endpoint.addresses().iter().find_map(exists);
+    found.unwrap_or_else(|| panic!("the engine has no Unix socket"))
 }
 
 /// How many volumes have this owner's label.

@@ -97,7 +97,7 @@ impl Starter {
             kind: ErrorKind::ImageOutdated,
             sentence: error.to_string(),
         })?;
-        let spec = spec(&self.container, &self.owner.label(), jiff::Timestamp::now());
+        let spec = spec(&self.container, self.owner.label(), jiff::Timestamp::now());
         let id = self.engine.start(&spec).await.map_err(engine_error)?;
         let armed = async {
             let serve = [KEEPER.to_owned(), "serve".to_owned()];

@@ -233,7 +233,7 @@ async fn a_container_lost_while_idle_is_replaced_without_a_call() {
     let pool = Pool::start(source.clone(), config(1, 2));
     pool.ready(1).await.unwrap();
     pool.shared.state.lock().idle[0].container.answering.send_replace(false);
-    while pool.status().destroyed.get("lost").is_none() || pool.status().idle == 0 {
+    while !pool.status().destroyed.contains_key("lost") || pool.status().idle == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(source.0.started.load(Ordering::SeqCst), 2);

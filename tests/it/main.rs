@@ -3,9 +3,12 @@
 //! Without an engine these tests print why they are skipped; with `CODEX_TESTS_REQUIRE_ENGINE=1`,
 //! as `make test` sets it, they fail instead.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod bad_input;
 mod cancel;
 mod kill;
+mod leftovers;
 mod main_job;
 mod memory;
 mod outcome;

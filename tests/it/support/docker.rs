@@ -40,8 +40,3 @@ pub(crate) fn containers_of(pid: u32) -> Vec<String> {
 fn is_of(owner: &str, pid: u32) -> bool {
     owner.split('-').nth(2) == Some(&pid.to_string())
 }
-
-/// Runs a program in a container as uid 1000; gives its output.
-pub(crate) fn exec(container: &str, program: &[&str]) -> Result<String, String> {
-    docker(&[&["exec", "-u", "1000", container][..], program].concat())
-}
