@@ -1,5 +1,6 @@
 //! Paths inside a workspace: bytes, relative, checked once and trusted afterwards.
 
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -122,56 +123,63 @@ impl RelPath {
     ///
     /// As [`RelPath::new`], and [`RelPathError::Quoting`].
     pub fn parse(text: &str) -> Result<Self, RelPathError> {
-        let Some(quoted) = text.strip_prefix('"') else {
-            return Self::new(text.as_bytes());
-        };
-        let quoted = quoted.strip_suffix('"').ok_or(RelPathError::Quoting)?;
-        let mut bytes = Vec::with_capacity(quoted.len());
-        let mut rest = quoted.bytes();
-        while let Some(byte) = rest.next() {
-            if byte != b'\\' {
-                bytes.push(byte);
-                continue;
-            }
-            match rest.next().ok_or(RelPathError::Quoting)? {
-                plain @ (b'\\' | b'"') => bytes.push(plain),
-                first @ b'0'..=b'3' => {
-                    let mut value = first - b'0';
-                    for _ in 0..2 {
-                        let digit = rest.next().ok_or(RelPathError::Quoting)?;
-                        if !(b'0'..=b'7').contains(&digit) {
-                            return Err(RelPathError::Quoting);
-                        }
-                        value = value * 8 + (digit - b'0');
-                    }
-                    bytes.push(value);
-                }
-                _ => return Err(RelPathError::Quoting),
-            }
-        }
-        Self::new(bytes)
+        Self::new(unquote(text).ok_or(RelPathError::Quoting)?)
     }
+}
+
+/// `bytes` as text: themselves where they are UTF-8 without control characters and do not begin
+/// with `"`; else in double quotes with git's octal escapes.
+pub(crate) fn quote(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.starts_with('"') && !text.chars().any(char::is_control) => text.into(),
+        _ => {
+            let mut text = String::with_capacity(bytes.len() + 8);
+            text.push('"');
+            for byte in bytes {
+                match byte {
+                    b'\\' => text.push_str("\\\\"),
+                    b'"' => text.push_str("\\\""),
+                    0x20..=0x7e => text.push(char::from(*byte)),
+                    other => text.push_str(&format!("\\{other:03o}")),
+                }
+            }
+            text.push('"');
+            text.into()
+        }
+    }
+}
+
+/// Reads what [`quote`] wrote; `None` for what it never writes.
+pub(crate) fn unquote(text: &str) -> Option<Vec<u8>> {
+    let Some(quoted) = text.strip_prefix('"') else {
+        return Some(text.as_bytes().to_vec());
+    };
+    let mut rest = quoted.strip_suffix('"')?.bytes();
+    let mut bytes = Vec::with_capacity(quoted.len());
+    while let Some(byte) = rest.next() {
+        if byte != b'\\' {
+            bytes.push(byte);
+            continue;
+        }
+        match rest.next()? {
+            plain @ (b'\\' | b'"') => bytes.push(plain),
+            first @ b'0'..=b'3' => {
+                let mut value = first - b'0';
+                for _ in 0..2 {
+                    let digit = rest.next().filter(|digit| (b'0'..=b'7').contains(digit))?;
+                    value = value * 8 + (digit - b'0');
+                }
+                bytes.push(value);
+            }
+            _ => return None,
+        }
+    }
+    Some(bytes)
 }
 
 impl fmt::Display for RelPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match std::str::from_utf8(&self.0) {
-            Ok(text) if !text.starts_with('"') && !text.chars().any(char::is_control) => {
-                f.write_str(text)
-            }
-            _ => {
-                f.write_str("\"")?;
-                for byte in &self.0 {
-                    match byte {
-                        b'\\' => f.write_str("\\\\")?,
-                        b'"' => f.write_str("\\\"")?,
-                        0x20..=0x7e => write!(f, "{}", *byte as char)?,
-                        other => write!(f, "\\{other:03o}")?,
-                    }
-                }
-                f.write_str("\"")
-            }
-        }
+        f.write_str(&quote(&self.0))
     }
 }
 

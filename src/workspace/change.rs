@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Node, NodeKind};
-use crate::path::RelPath;
+use crate::path::{RelPath, quote, unquote};
 
 /// What happened to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
@@ -100,56 +100,6 @@ impl<'de> Deserialize<'de> for LinkTarget {
         let text = String::deserialize(deserializer)?;
         unquote(&text).map(Self).ok_or_else(|| serde::de::Error::custom("link is quoted wrongly"))
     }
-}
-
-/// `bytes` as text: themselves where they are plain, else in double quotes with the escapes that
-/// git uses.
-pub(super) fn quote(bytes: &[u8]) -> String {
-    if let Ok(text) = std::str::from_utf8(bytes)
-        && !text.starts_with('"')
-        && !text.chars().any(char::is_control)
-    {
-        return text.to_owned();
-    }
-    let mut text = String::with_capacity(bytes.len() + 8);
-    text.push('"');
-    for byte in bytes {
-        match byte {
-            b'\\' => text.push_str("\\\\"),
-            b'"' => text.push_str("\\\""),
-            0x20..=0x7e => text.push(char::from(*byte)),
-            other => text.push_str(&format!("\\{other:03o}")),
-        }
-    }
-    text.push('"');
-    text
-}
-
-fn unquote(text: &str) -> Option<Vec<u8>> {
-    let Some(quoted) = text.strip_prefix('"') else {
-        return Some(text.as_bytes().to_vec());
-    };
-    let mut rest = quoted.strip_suffix('"')?.bytes();
-    let mut bytes = Vec::new();
-    while let Some(byte) = rest.next() {
-        if byte != b'\\' {
-            bytes.push(byte);
-            continue;
-        }
-        match rest.next()? {
-            plain @ (b'\\' | b'"') => bytes.push(plain),
-            first @ b'0'..=b'3' => {
-                let mut value = first - b'0';
-                for _ in 0..2 {
-                    let digit = rest.next().filter(|d| (b'0'..=b'7').contains(d))?;
-                    value = value * 8 + (digit - b'0');
-                }
-                bytes.push(value);
-            }
-            _ => return None,
-        }
-    }
-    Some(bytes)
 }
 
 /// What a path was when it was sent.

@@ -164,7 +164,7 @@ pub fn receive(
         } else {
             return Err(ReceiveError::Malformed(format!(
                 "an entry in no known place, {}",
-                super::change::quote(&entry.name)
+                crate::path::quote(&entry.name)
             )));
         }
     }
@@ -340,7 +340,7 @@ impl Intake<'_> {
     }
 
     fn path(&self, name: Vec<u8>) -> Result<RelPath, ReceiveError> {
-        let shown = super::change::quote(&name[..name.len().min(200)]);
+        let shown = crate::path::quote(&name[..name.len().min(200)]).into_owned();
         RelPath::new(name).map_err(|why| ReceiveError::Path { shown, why })
     }
 
