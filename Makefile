@@ -1,24 +1,31 @@
 # What people and CI type. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench image lint engine build
+.PHONY: help demo test bench image codex lint engine build
 
 VENV := target/venv
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "%-16s %s\n", $$1, $$2 }'
 
-demo: engine image ## Watch an MCP client call codex_run: real Codex, scripted model, no key needed
+demo: image ## Watch an MCP client call codex_run: real Codex, scripted model, no key needed
 	cargo run --release --quiet -- demo
 
-test: engine image $(VENV)/.installed ## Run all tests; fails if one was left out
-	CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_TESTS_PYTHON="$(CURDIR)/$(VENV)/bin/python" cargo test
+test: image codex $(VENV)/.installed ## Run all tests; fails if one was left out, or leaves anything
+	tests/leftovers.sh before
+	CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_TESTS_PYTHON="$(CURDIR)/$(VENV)/bin/python" \
+	  CODEX_BIN="$(CURDIR)/target/codex/bin/codex" cargo test
+	tests/leftovers.sh after
 
-bench: engine image ## Measure against bare Codex and against a container for each run
+bench: image codex ## Measure against bare Codex and against a container for each run
 	cargo bench
 
 image: engine ## Build codex-runner:latest if it is missing or old
 	docker/build.sh --if-needed $(IMAGE_FLAGS)
+
+# The image's own Codex, for what runs it on the host.
+codex: image
+	docker/copy-codex.sh target/codex
 
 engine: ## See that a container engine answers; install and start one where that is allowed
 	docker/engine.sh

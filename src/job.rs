@@ -28,7 +28,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::config::Config;
 use crate::container::Starter;
@@ -51,6 +51,9 @@ use self::result::{ApplyReport, DiffPage, RunResult};
 
 /// How long a call waits for another one that reads or writes the same workspace.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the end of the server waits for an apply; the client may kill before.
+const APPLY_END: Duration = Duration::from_secs(60);
 
 /// Between the first sweep and the second, which removes what both saw.
 const FIRST_SWEEP: Duration = Duration::from_secs(3);
@@ -83,6 +86,8 @@ pub struct Orchestrator {
     pool: Pool<Starter>,
     /// The gateway for the credential it was made for; made anew when that changes.
     gateway: Mutex<Option<(Credential, Gateway)>>,
+    /// Applies under way, which the end of the server waits for.
+    applies: TaskTracker,
     /// Sweeps and greets the engine; ends with the orchestrator.
     _background: AbortOnDropHandle<()>,
 }
@@ -144,15 +149,21 @@ impl Orchestrator {
             engine_facts,
             pool,
             gateway: Mutex::new(None),
+            applies: TaskTracker::new(),
             _background: AbortOnDropHandle::new(background),
         })
     }
 
     /// Removes every container. Resolves when they are gone or `limit` is over; what is left then
-    /// ends by itself, since its stream ends with this process, and is swept by the next one.
+    /// ends by itself, since its stream ends with this process, and is swept by the next one. An
+    /// apply that is under way is waited for all the same: the user's files come first.
     pub async fn stop(&self, limit: Duration) {
         if tokio::time::timeout(limit, self.pool.drain()).await.is_err() {
             tracing::warn!("containers were left to end by themselves (server.shutdown_grace)");
+        }
+        self.applies.close();
+        if tokio::time::timeout(APPLY_END, self.applies.wait()).await.is_err() {
+            tracing::error!("the server ends while changes are still being written");
         }
     }
 

@@ -47,7 +47,9 @@ pub(super) async fn keep_and_apply(
     let files = Files::of(record);
     let workspace = workspace.clone();
     let state = orchestrator.places.state.clone();
+    let under_way = orchestrator.applies.token();
     blocking(move || {
+        let _under_way = under_way;
         files.save(&set)?;
         File::create(&files.diff_patch)
             .and_then(|to| diff::patch(&workspace, &set, &files.changes_tar, to))
@@ -125,7 +127,9 @@ pub(super) async fn apply_held(
     let runs = orchestrator.places.runs.clone();
     let state_dir = orchestrator.places.state.clone();
     let roots = orchestrator.roots.clone();
+    let under_way = orchestrator.applies.token();
     blocking(move || {
+        let _under_way = under_way;
         let (record, mut result) = ended(&runs, &call.run_id)?;
         let files = Files::of(&record);
         let request = record.request()?;

@@ -145,7 +145,19 @@ impl Job<'_> {
             lease.settle(JobEnd::Lost);
             return failure.map_or(Ok(()), Err);
         }
-        let collected = self.collect(&keeper, snapshot, &prepared.record).await;
+        // A run that was cancelled already is collected all the same, so that it can be held.
+        let cancel = self.cancel.clone();
+        let given_up = async {
+            match stop {
+                Stop::Cancelled => std::future::pending().await,
+                _ => cancel.cancelled().await,
+            }
+        };
+        let collected = tokio::select! {
+            biased;
+            collected = self.collect(&keeper, snapshot, &prepared.record) => collected,
+            () = given_up => Err((JobEnd::Cancelled, cancelled("while its changes were collected"))),
+        };
         drop(keeper);
         let (set, report) = match collected {
             Ok(collected) => {
@@ -159,6 +171,10 @@ impl Job<'_> {
             }
         };
         self.result.ignored_new = report;
+        // From here on the run goes to its end: an apply is never left half done.
+        let failure = failure.or_else(|| {
+            self.cancel.is_cancelled().then(|| cancelled("and what Codex had changed is held"))
+        });
         let apply = failure.is_none() && self.call.mode == Mode::FullAuto;
         self.progress.say(if apply { "applying the changes" } else { "holding the changes" });
         let began = Instant::now();
@@ -191,7 +207,7 @@ impl Job<'_> {
         let began = Instant::now();
         let mut lease = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => return Err(cancelled()),
+            () = self.cancel.cancelled() => return Err(cancelled("before Codex was started")),
             lease = pool.acquire(workspace.key) => lease?,
         };
         let took = milliseconds(began.elapsed());
@@ -217,7 +233,7 @@ impl Job<'_> {
         );
         let snapshot = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => return Err(cancelled()),
+            () = self.cancel.cancelled() => return Err(cancelled("before Codex was started")),
             snapshot = sending => snapshot?,
         };
         let took = began.elapsed();
@@ -328,7 +344,7 @@ impl Job<'_> {
                     ),
                 )),
             ),
-            Stop::Cancelled => (JobEnd::Cancelled, Some(cancelled())),
+            Stop::Cancelled => (JobEnd::Cancelled, Some(cancelled("and what Codex had changed is held"))),
             Stop::Lost(error) => (JobEnd::Lost, Some(keeper_failure(error.clone()))),
         }
     }
@@ -443,10 +459,10 @@ async fn serve(
     }
 }
 
-fn cancelled() -> Failure {
+fn cancelled(when: &str) -> Failure {
     Failure::new(
         ErrorKind::Cancelled,
-        "the run was cancelled; the workspace is unchanged, and what Codex had changed is held",
+        format!("the run was cancelled {when}; the workspace is unchanged"),
     )
 }
 

@@ -21,27 +21,16 @@ use tokio_util::task::AbortOnDropHandle;
 /// The key that the gateway adds; it must be seen at the provider and nowhere else.
 pub const KEY: &str = "sk-test-key-of-the-gateway";
 
-/// The binary from `CODEX_BIN` or the cache of the image build. `None` once the reason is printed;
-/// a panic if the suite must not leave anything out.
+/// The binary that `CODEX_BIN` names. `None` once the reason is printed; a panic if the suite must
+/// not leave anything out.
 pub fn codex_binary() -> Option<PathBuf> {
-    let given = std::env::var_os("CODEX_BIN").map(PathBuf::from);
-    let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/.cache");
-    let found = given.filter(|path| path.is_file()).or_else(|| find(&cache, 6));
+    let found = std::env::var_os("CODEX_BIN").map(PathBuf::from).filter(|path| path.is_file());
     if found.is_none() {
-        let reason = "no Codex binary: set CODEX_BIN, or build the image for docker/.cache";
+        let reason = "CODEX_BIN names no Codex binary; `make test` takes it from the image";
         assert!(std::env::var_os("CODEX_TESTS_REQUIRE_ENGINE").is_none(), "{reason}");
         println!("left out: {reason}");
     }
     found
-}
-
-fn find(dir: &Path, depth: u32) -> Option<PathBuf> {
-    let candidate = dir.join("bin/codex");
-    if candidate.is_file() {
-        return Some(candidate);
-    }
-    let entries = std::fs::read_dir(dir).ok().filter(|_| depth > 0)?;
-    entries.flatten().filter(|e| e.path().is_dir()).find_map(|e| find(&e.path(), depth - 1))
 }
 
 /// Model, gateway, CODEX_HOME and a workspace.

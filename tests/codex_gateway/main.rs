@@ -202,27 +202,6 @@ async fn a_large_answer_streams_through() {
 }
 
 #[tokio::test]
-#[ignore = "a measurement"]
-async fn from_spawn_to_the_first_request() {
-    let binary = codex_binary().unwrap();
-    for through_gateway in [false, true] {
-        let bench = Bench::start(Script::builtin()).await;
-        if !through_gateway {
-            let direct = bench.model.address().to_string();
-            bench.configure(&bench.address.to_string(), &direct);
-        }
-        let mut first = Vec::new();
-        for _ in 0..15 {
-            let begun = std::time::Instant::now();
-            bench.run(&binary, &command("Hello", None)).await;
-            first.push(bench.model.take_requests()[0].at - begun);
-        }
-        first.sort();
-        println!("gateway {through_gateway}: {:?} {:?} {:?}", first[0], first[7], first[14]);
-    }
-}
-
-#[tokio::test]
 async fn a_thread_that_is_compacted_stays_on_the_same_path() {
     let Some(binary) = codex_binary() else { return };
     let bench = Bench::start(Script::builtin()).await;

@@ -112,9 +112,15 @@ async fn what_is_missing_is_named_with_what_to_do() {
     }
 }
 
-/// An image that is none of ours: an empty one.
+/// Two images that do not fit: one that is none of ours, and one of another protocol version.
 fn tag_foreign_image() {
-    let import = "tar -cf - --files-from /dev/null | docker import - codex-base:other";
-    let made = std::process::Command::new("sh").args(["-c", import]).output().unwrap();
-    assert!(made.status.success(), "{made:?}");
+    let import = "tar -cf - --files-from /dev/null | docker import";
+    let label = "LABEL mcp-codex-orchestrator.protocol=999 mcp-codex-orchestrator.codex=1";
+    for command in [
+        format!("{import} - codex-base:other"),
+        format!("{import} --change '{label}' - codex-base:protocol"),
+    ] {
+        let made = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    }
 }

@@ -65,6 +65,50 @@ async fn cancelled_while_waiting_for_a_container_leaves_the_line() {
     server.stop().await;
 }
 
+/// Cancels once the run says that it does `stage`, and gives its result.
+async fn cancel_at(server: &mut Server, stage: &str) -> serde_json::Value {
+    let (id, _answer) = server.begin_call("codex_run", json!({"prompt": "go"})).await;
+    loop {
+        let message = server.notifications.recv().await.unwrap();
+        if message["params"]["message"].as_str().is_some_and(|text| text.contains(stage)) {
+            break;
+        }
+    }
+    server
+        .send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
+                      "params": {"requestId": id}}))
+        .await;
+    await_record(server).await
+}
+
+#[tokio::test]
+async fn cancelled_while_the_workspace_is_sent() {
+    need_engine!();
+    let mut server = Server::start(hanging(), Options::default()).await;
+    let big = std::fs::File::create(server.workspace.join("big")).unwrap();
+    big.set_len(1900 << 20).unwrap();
+    server.ready().await;
+    let run = cancel_at(&mut server, "sending the workspace").await;
+    assert_eq!(run["status"], "cancelled", "{run}");
+    assert_eq!(server.model.as_ref().unwrap().requests().len(), 0);
+    let status = server.ready().await;
+    assert_eq!(status["destroyed"]["cancelled"], 1, "{status}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn cancelled_while_the_changes_are_collected() {
+    need_engine!();
+    let script =
+        Script::always(vec![Step::run("truncate -s 1900M big"), Step::Say("made".into())]);
+    let mut server = Server::start(script, Options::default()).await;
+    server.ready().await;
+    let run = cancel_at(&mut server, "collecting the changes").await;
+    assert_eq!(run["status"], "cancelled", "{run}");
+    assert!(!server.workspace.join("big").exists());
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_client_that_closes_stdin_during_a_run_leaves_nothing() {
     need_engine!();
