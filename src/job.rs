@@ -18,6 +18,7 @@ mod changes;
 pub mod progress;
 pub mod result;
 mod run;
+mod told;
 mod transfer;
 
 use std::fmt;
@@ -247,9 +248,10 @@ impl Jobs for Orchestrator {
     }
 
     fn pool_status(&self) -> PoolStatus {
-        let engine = self.engine_facts.lock().as_ref().map(|facts| {
-            format!("{} {} (API {})", facts.name, facts.version, facts.api_version)
-        });
+        let engine =
+            self.engine_facts.lock().as_ref().map(|facts| {
+                format!("{} {} (API {})", facts.name, facts.version, facts.api_version)
+            });
         PoolStatus { engine, ..self.pool.status() }
     }
 }

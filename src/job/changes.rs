@@ -4,45 +4,57 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
 
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
 use crate::record::Record;
 use crate::workspace::apply::{Applied, apply};
 use crate::workspace::change::{self, Change, ChangeSet, ChangeState};
-use crate::workspace::{Workspace, diff, lock};
+use crate::workspace::lock::{self, LockError, WorkspaceLock};
+use crate::workspace::{Workspace, WorkspaceKey, diff};
 
 use super::call::{ApplyCall, DiffCall};
 use super::result::{
     ApplyReport, ChangesState, DiffPage, ResultChange, ResultChangeKind, ResultChangeState,
     ResultConflict, RunResult,
 };
+use super::told::cancelled;
 use super::{LOCK_TIMEOUT, Orchestrator, blocking};
 
 /// Bytes of a page of a diff; a client's limit for one answer is a few times that.
 const PAGE_BYTES: u64 = 24 * 1024;
 
-/// What became of a change set.
-#[derive(Debug)]
+/// How long one turn of waiting for a workspace's lock takes.
+const LOCK_TURN: Duration = Duration::from_millis(100);
+
+/// What became of a change set that is kept.
+#[derive(Debug, Default)]
 pub(super) struct Outcome {
     set: ChangeSet,
     applied: Applied,
+    /// What went wrong after it was kept; `set` says what was applied all the same.
+    pub(super) failure: Option<Failure>,
 }
 
-/// Keeps a change set in the run's folder, with its diff, and applies it if `wanted`.
+/// Keeps a change set in the run's folder, with its diff, and applies it if that is `wanted`,
+/// unless `cancel` comes first.
 ///
 /// # Errors
 ///
-/// The run's folder or the workspace cannot be written. Then nothing of it is applied.
+/// The run's folder cannot be written, so the change set is lost. Nothing of it is applied then.
 pub(super) async fn keep_and_apply(
     orchestrator: &Orchestrator,
     workspace: &Workspace,
     record: &Record,
-    mut set: ChangeSet,
+    set: ChangeSet,
     wanted: bool,
+    cancel: CancellationToken,
 ) -> Result<Outcome, Failure> {
     if set.changes.is_empty() {
-        return Ok(Outcome { set, applied: Applied::default() });
+        return Ok(Outcome { set, ..Outcome::default() });
     }
     let files = Files::of(record);
     let workspace = workspace.clone();
@@ -51,15 +63,17 @@ pub(super) async fn keep_and_apply(
     blocking(move || {
         let _under_way = under_way;
         files.save(&set)?;
-        File::create(&files.diff_patch)
-            .and_then(|to| diff::patch(&workspace, &set, &files.changes_tar, to))
-            .map_err(|error| not_recorded(&error))?;
-        let applied = if wanted {
-            apply_locked(&workspace, &mut set, &files, &state)?
-        } else {
-            Applied::default()
+        let mut outcome = Outcome { set, ..Outcome::default() };
+        let told = File::create(&files.diff_patch)
+            .and_then(|to| diff::patch(&workspace, &outcome.set, &files.changes_tar, to))
+            .map_err(|error| not_recorded(&error));
+        outcome.failure = match told {
+            Ok(()) if wanted => {
+                apply_locked(&workspace, &mut outcome, &files, &state, &cancel).err()
+            }
+            told => told.err(),
         };
-        Ok::<_, Failure>(Outcome { set, applied })
+        Ok::<_, Failure>(outcome)
     })
     .await
 }
@@ -77,16 +91,11 @@ pub(super) fn tell(result: &mut RunResult, outcome: &Outcome, proposed: bool) {
         .filter(|change| change.state == ChangeState::Applied || (proposed && change.is_waiting()))
         .map(|change| change.path.to_string())
         .collect();
-    for note in &outcome.applied.notes {
-        tracing::info!(run_id = result.run_id.as_deref(), %note, "apply");
-    }
+    result.notes = notes(&outcome.applied);
 }
 
 /// `codex_run_diff`: a page of the diff that was made when the run ended.
-pub(super) async fn diff(
-    orchestrator: &Orchestrator,
-    call: DiffCall,
-) -> Result<DiffPage, Failure> {
+pub(super) async fn diff(orchestrator: &Orchestrator, call: DiffCall) -> Result<DiffPage, Failure> {
     let runs = orchestrator.places.runs.clone();
     blocking(move || {
         let (record, _) = ended(&runs, &call.run_id)?;
@@ -139,9 +148,9 @@ pub(super) async fn apply_held(
         let mut set = files.load()?;
         let wanted = parse_paths(&call.paths)?;
         let before: Vec<RelPath> = applied_paths(&set).cloned().collect();
-        if let Some(missing) = wanted.iter().find(|path| {
-            !set.changes.iter().any(|change| change.path.is_within(path))
-        }) {
+        if let Some(missing) =
+            wanted.iter().find(|path| !set.changes.iter().any(|change| change.path.is_within(path)))
+        {
             return Err(Failure::new(
                 ErrorKind::InvalidArgument,
                 format!("the run changed nothing at {missing}; name paths as the result has them"),
@@ -164,16 +173,20 @@ pub(super) async fn apply_held(
             .filter(|path| !before.contains(path))
             .map(ToString::to_string)
             .collect();
+        let notes = notes(&applied);
         result.changes = set.changes.iter().map(shown).collect();
         result.changes_state = state(&set);
+        result.conflicts = conflicts(&applied);
         result.files_changed = applied_paths(&set).map(ToString::to_string).collect();
+        result.notes.extend(notes.iter().cloned());
         record.replace_result(&result)?;
         Ok(ApplyReport {
             run_id: call.run_id,
             changes_state: result.changes_state,
             files_changed,
             changes: result.changes,
-            conflicts: conflicts(&applied),
+            conflicts: result.conflicts,
+            notes,
             truncated: false,
         }
         .cut())
@@ -226,16 +239,38 @@ fn ended(runs: &Path, run_id: &str) -> Result<(Record, RunResult), Failure> {
 /// Applies under the workspace's lock; the states are saved whatever comes of it.
 fn apply_locked(
     workspace: &Workspace,
-    set: &mut ChangeSet,
+    outcome: &mut Outcome,
     files: &Files,
     state: &Path,
-) -> Result<Applied, Failure> {
+    cancel: &CancellationToken,
+) -> Result<(), Failure> {
     let run = files.changes_json.parent().and_then(Path::file_name).unwrap_or_default();
     let run = run.to_string_lossy().into_owned();
-    let _lock = lock::exclusive(state, workspace.key, LOCK_TIMEOUT).map_err(locked)?;
-    let applied = apply(workspace, set, &files.changes_tar, &run);
-    files.save(set)?;
-    Ok(applied?)
+    let _lock = exclusive_unless(cancel, state, workspace.key)?;
+    let applied = apply(workspace, &mut outcome.set, &files.changes_tar, &run);
+    let saved = files.save(&outcome.set);
+    outcome.applied = applied?;
+    saved
+}
+
+/// Waits for the workspace's lock in short turns, so that a call that is cancelled meanwhile ends.
+fn exclusive_unless(
+    cancel: &CancellationToken,
+    state: &Path,
+    key: WorkspaceKey,
+) -> Result<WorkspaceLock, Failure> {
+    let began = Instant::now();
+    loop {
+        match lock::exclusive(state, key, LOCK_TURN) {
+            // Asked for under the lock: what comes later comes too late.
+            Ok(_) if cancel.is_cancelled() => return Err(cancelled()),
+            Ok(lock) => return Ok(lock),
+            Err(LockError::Timeout(_)) if cancel.is_cancelled() => return Err(cancelled()),
+            Err(LockError::Timeout(_)) if began.elapsed() < LOCK_TIMEOUT => {}
+            Err(LockError::Timeout(_)) => return Err(locked(LockError::Timeout(LOCK_TIMEOUT))),
+            Err(error) => return Err(locked(error)),
+        }
+    }
 }
 
 fn applied_paths(set: &ChangeSet) -> impl Iterator<Item = &RelPath> {
@@ -268,6 +303,18 @@ fn conflicts(applied: &Applied) -> Vec<ResultConflict> {
             reason: conflict.reason.clone(),
         })
         .collect()
+}
+
+/// What the user must know of an apply besides the paths.
+fn notes(applied: &Applied) -> Vec<String> {
+    let kept = applied.kept.iter().map(|kept| {
+        format!(
+            "what was saved at {} while the changes were applied is in {}",
+            kept.path,
+            kept.file.display()
+        )
+    });
+    applied.notes.iter().cloned().chain(kept).collect()
 }
 
 fn shown(change: &Change) -> ResultChange {

@@ -195,6 +195,10 @@ pub struct RunResult {
     pub changes: Vec<ResultChange>,
     /// Paths that the user changed meanwhile.
     pub conflicts: Vec<ResultConflict>,
+    /// What else to know of how the changes were applied, such as where something that was saved
+    /// meanwhile is kept. Left out if there is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// What was not sent into the container.
     pub stayed_home: Vec<String>,
     /// New ignored files, which stayed in the container.
@@ -246,6 +250,7 @@ impl RunResult {
             changes_state: ChangesState::None,
             changes: Vec::new(),
             conflicts: Vec::new(),
+            notes: Vec::new(),
             stayed_home: Vec::new(),
             ignored_new: Vec::new(),
             denied_hosts: Vec::new(),
@@ -299,6 +304,7 @@ impl RunResult {
         cut |= cut_list(&mut self.files_changed);
         cut |= cut_list(&mut self.changes);
         cut |= cut_list(&mut self.conflicts);
+        cut |= cut_list(&mut self.notes);
         cut |= cut_list(&mut self.stayed_home);
         cut |= cut_list(&mut self.ignored_new);
         cut |= cut_list(&mut self.denied_hosts);
@@ -349,6 +355,7 @@ impl RunResult {
             }
             push_rest(&mut text, self.conflicts.len());
         }
+        push_notes(&mut text, &self.notes);
         text
     }
 
@@ -389,6 +396,13 @@ impl ResultChangeKind {
 
 /// Paths in the text at most; clients cut long texts.
 const MAX_TEXT_PATHS: usize = 50;
+
+fn push_notes(text: &mut String, notes: &[String]) {
+    for note in notes.iter().take(MAX_TEXT_PATHS) {
+        text.push_str(&format!("\nNote: {note}"));
+    }
+    push_rest(text, notes.len());
+}
 
 fn push_rest(text: &mut String, count: usize) {
     if count > MAX_TEXT_PATHS {
@@ -447,6 +461,9 @@ pub struct ApplyReport {
     pub changes: Vec<ResultChange>,
     /// Paths in conflict; if there is one, nothing was applied.
     pub conflicts: Vec<ResultConflict>,
+    /// As in the result of a run, of this call.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Whether a list was cut at 500 entries; the run folder has it whole.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
@@ -459,6 +476,7 @@ impl ApplyReport {
         cut |= cut_list(&mut self.files_changed);
         cut |= cut_list(&mut self.changes);
         cut |= cut_list(&mut self.conflicts);
+        cut |= cut_list(&mut self.notes);
         self.truncated |= cut;
         self
     }
@@ -488,6 +506,7 @@ impl ApplyReport {
             text.push_str(line);
         }
         push_rest(&mut text, lines.len());
+        push_notes(&mut text, &self.notes);
         push_paragraph(&mut text, &format!("Run {}", self.run_id));
         text
     }

@@ -1,6 +1,5 @@
 //! The stages of one run, in their order.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use crate::codex::progress as codex_progress;
 use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, Program, ProgramEvent};
+use crate::keeper::wire::SpawnRequest;
 use crate::model::gateway::{Gateway, Traffic};
 use crate::pool::lease::Lease;
 use crate::pool::source::Pooled;
@@ -28,7 +28,8 @@ use crate::workspace::{GitSent, Snapshot, Workspace};
 
 use super::call::{Mode, RunCall};
 use super::progress::ProgressSender;
-use super::result::{IgnoredNew, RunResult, Sent, Usage};
+use super::result::{ChangesState, IgnoredNew, RunResult, Sent, Status, Usage};
+use super::told::{cancelled, has_working_dir, join, last_bytes, not_started, with_fate};
 use super::transfer::{collect_changes, keeper_failure, send_workspace};
 use super::{Orchestrator, blocking, changes};
 
@@ -37,6 +38,8 @@ struct Prepared {
     workspace: Workspace,
     gateway: Gateway,
     record: Record,
+    /// What Codex is started with.
+    request: SpawnRequest,
 }
 
 /// Why Codex is not running any more.
@@ -49,14 +52,16 @@ enum Stop {
     Cancelled,
     /// The container was lost.
     Lost(KeeperError),
+    /// It did not begin.
+    NotStarted(KeeperError),
 }
 
 /// Runs one job. Never fails: what goes wrong is in the result.
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped destroys the container and leaves a run folder without a result. Use
-/// `cancel` instead.
+/// A future that is dropped destroys the container, and the result in the run's folder says only
+/// that it was given up. Use `cancel` instead.
 pub(super) async fn run(
     orchestrator: &Orchestrator,
     call: RunCall,
@@ -69,12 +74,15 @@ pub(super) async fn run(
         Err(failure) => return RunResult::refused(&failure),
     };
     let mut result = RunResult::completed(prepared.record.id());
-    let mut job = Job { orchestrator, call: &call, progress, cancel, accepted, result: &mut result };
+    let mut job =
+        Job { orchestrator, call: &call, progress, cancel, accepted, result: &mut result };
     if let Err(failure) = job.go(&prepared).await {
-        // Codex's own exit code says more than that of a failure, if there is one.
         let code = result.timings_ms.codex.map(|_| result.exit_code);
         result.fail(&failure);
-        result.exit_code = code.unwrap_or(result.exit_code);
+        // Codex's own exit code says more than that of a failure, if there is one.
+        if let (Status::Failed, Some(code)) = (result.status, code) {
+            result.exit_code = code;
+        }
     }
     result.timings_ms.total = Some(milliseconds(accepted.elapsed()));
     result.execution_time_ms = u64::try_from(accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -94,11 +102,20 @@ async fn prepare(orchestrator: &Orchestrator, call: &RunCall) -> Result<Prepared
     let gateway = orchestrator.gateway()?;
     let roots = orchestrator.roots.clone();
     let runs = orchestrator.places.runs.clone();
+    let default_model = orchestrator.config.codex.model.clone();
     let call = call.clone();
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
+        let variables = call.env_vars.iter();
+        let command = CodexCommand {
+            prompt: call.prompt.clone(),
+            model: call.model.clone().or(Some(default_model).filter(|model| !model.is_empty())),
+            working_dir: workspace.working_dir.clone(),
+            env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        };
+        let request = command.spawn_request(uuid::Uuid::new_v4().to_string())?;
         let record = Record::create(&runs, &Request::new(&call, &workspace.path))?;
-        Ok::<_, Failure>(Prepared { workspace, gateway, record })
+        Ok::<_, Failure>(Prepared { workspace, gateway, record, request })
     })
     .await
 }
@@ -117,7 +134,8 @@ impl Job<'_> {
     async fn go(&mut self, prepared: &Prepared) -> Result<(), Failure> {
         let mut lease = self.lease(&prepared.workspace).await?;
         let keeper = lease.container().keeper();
-        let snapshot = match self.send(&keeper, &prepared.workspace).await {
+        let sent = self.send(&keeper, &prepared.workspace).await;
+        let snapshot = match sent.and_then(|sent| has_working_dir(sent, &prepared.workspace)) {
             Ok(snapshot) => snapshot,
             Err(failure) => {
                 let end = match failure.kind {
@@ -138,7 +156,7 @@ impl Job<'_> {
                 return Err(failure);
             }
         };
-        let (end, failure) = self.judge(&stop, &outcome);
+        let (end, mut failure) = self.judge(&stop, &outcome);
         self.tell(&outcome, failure.as_ref(), &prepared.gateway);
         if matches!(stop, Stop::Lost(_)) {
             drop(keeper);
@@ -156,46 +174,62 @@ impl Job<'_> {
         let collected = tokio::select! {
             biased;
             collected = self.collect(&keeper, snapshot, &prepared.record) => collected,
-            () = given_up => Err((JobEnd::Cancelled, cancelled("while its changes were collected"))),
+            () = given_up => Err((JobEnd::Cancelled, with_fate(
+                cancelled(),
+                "what Codex had changed was not collected",
+            ))),
         };
         drop(keeper);
         let (set, report) = match collected {
             Ok(collected) => {
-                lease.settle(end);
+                let cancelled_now = failure.is_none() && self.cancel.is_cancelled();
+                lease.settle(if cancelled_now { JobEnd::Cancelled } else { end });
+                if cancelled_now {
+                    failure = Some(cancelled());
+                }
                 collected
             }
             Err((end, collect_failure)) => {
                 lease.settle(end);
                 // The first thing that went wrong is what the caller is told.
-                return Err(failure.unwrap_or(collect_failure));
+                return Err(match failure {
+                    Some(failure) => {
+                        with_fate(failure, "what Codex had changed could not be collected")
+                    }
+                    None => collect_failure,
+                });
             }
         };
         self.result.ignored_new = report;
-        // From here on the run goes to its end: an apply is never left half done.
-        let failure = failure.or_else(|| {
-            self.cancel.is_cancelled().then(|| cancelled("and what Codex had changed is held"))
-        });
         let apply = failure.is_none() && self.call.mode == Mode::FullAuto;
         self.progress.say(if apply { "applying the changes" } else { "holding the changes" });
         let began = Instant::now();
-        let applied = changes::keep_and_apply(
+        let kept = changes::keep_and_apply(
             self.orchestrator,
             &prepared.workspace,
             &prepared.record,
             set,
             apply,
+            self.cancel.clone(),
         )
         .await;
         let took = began.elapsed();
         self.result.timings_ms.apply = Some(milliseconds(took));
         self.orchestrator.pool.took(Phase::Apply, took);
-        let outcome = applied.map(|applied| {
-            changes::tell(self.result, &applied, self.call.mode == Mode::Suggest && failure.is_none());
-        });
-        match (failure, outcome) {
-            (Some(failure), _) => Err(failure),
-            (None, outcome) => outcome,
-        }
+        let kept = match kept {
+            Ok(kept) => kept,
+            Err(error) => {
+                let fate = "what Codex had changed could not be recorded";
+                return Err(failure.map_or(error, |failure| with_fate(failure, fate)));
+            }
+        };
+        let proposed = self.call.mode == Mode::Suggest && failure.is_none();
+        changes::tell(self.result, &kept, proposed);
+        let fate = match self.result.changes_state {
+            ChangesState::None => "Codex had changed nothing",
+            _ => "what Codex had changed is held: look at it with codex_run_diff",
+        };
+        failure.or(kept.failure).map_or(Ok(()), |failure| Err(with_fate(failure, fate)))
     }
 
     async fn lease(&mut self, workspace: &Workspace) -> Result<Lease<Starter>, Failure> {
@@ -207,7 +241,7 @@ impl Job<'_> {
         let began = Instant::now();
         let mut lease = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => return Err(cancelled("before Codex was started")),
+            () = self.cancel.cancelled() => return Err(cancelled()),
             lease = pool.acquire(workspace.key) => lease?,
         };
         let took = milliseconds(began.elapsed());
@@ -233,7 +267,7 @@ impl Job<'_> {
         );
         let snapshot = tokio::select! {
             biased;
-            () = self.cancel.cancelled() => return Err(cancelled("before Codex was started")),
+            () = self.cancel.cancelled() => return Err(cancelled()),
             snapshot = sending => snapshot?,
         };
         let took = began.elapsed();
@@ -258,21 +292,7 @@ impl Job<'_> {
     ) -> Result<(Stop, CodexOutcome), Failure> {
         self.progress.say("starting Codex");
         let config = &self.orchestrator.config;
-        let command = CodexCommand {
-            prompt: self.call.prompt.clone(),
-            model: self.call.model.clone().or_else(|| {
-                Some(config.codex.model.clone()).filter(|model| !model.is_empty())
-            }),
-            working_dir: prepared.workspace.working_dir.clone(),
-            env_vars: self
-                .call
-                .env_vars
-                .iter()
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .collect::<BTreeMap<_, _>>(),
-        };
-        let nonce = uuid::Uuid::new_v4().to_string();
-        let request = command.spawn_request(nonce.clone())?;
+        let request = prepared.request.clone();
         let log = |path| {
             File::create(path).map(|file| LimitedLog::new(file, config.runs.log_limit)).map_err(
                 |error| {
@@ -283,30 +303,40 @@ impl Job<'_> {
                 },
             )
         };
-        let mut run =
-            CodexRun::new(nonce, log(prepared.record.events_jsonl())?, log(prepared.record.stderr_log())?);
+        let events = log(prepared.record.events_jsonl())?;
+        let stderr = log(prepared.record.stderr_log())?;
+        let mut run = CodexRun::new(request.nonce.clone(), events, stderr);
         let began = Instant::now();
-        let mut program = Running(keeper.spawn(request).await.map_err(keeper_failure)?);
         let traffic = std::sync::Arc::new(Traffic::default());
         let progress = self.progress.clone();
         let stop = {
-            let following = run.follow(&mut program, |event| {
-                if let Some(line) = codex_progress::line(event) {
-                    progress.say(line);
+            let following = async {
+                let mut program = match keeper.spawn(request).await {
+                    Ok(program) => Running(program),
+                    Err(error) => return Stop::NotStarted(error),
+                };
+                let followed = run.follow(&mut program, |event| {
+                    if let Some(line) = codex_progress::line(event) {
+                        progress.say(line);
+                    }
+                });
+                match followed.await {
+                    Ok(()) => Stop::Ended,
+                    Err(error) => Stop::Lost(error),
                 }
-            });
+            };
             let container: &mut ArmedContainer = lease.container();
             let connections = serve(container.incoming(), &prepared.gateway, &traffic);
             tokio::select! {
-                followed = following => match followed {
-                    Ok(()) => Stop::Ended,
-                    Err(error) => Stop::Lost(error),
-                },
+                stop = following => stop,
                 () = tokio::time::sleep(self.call.timeout) => Stop::TimedOut,
                 () = self.cancel.cancelled() => Stop::Cancelled,
                 never = connections => match never {},
             }
         };
+        if let Stop::NotStarted(error) = stop {
+            return Err(not_started(error));
+        }
         self.result.timings_ms.codex = Some(milliseconds(began.elapsed()));
         let report = traffic.report();
         if let Some(first) = report.first_request {
@@ -338,29 +368,27 @@ impl Job<'_> {
                 Some(Failure::new(
                     ErrorKind::TimedOut,
                     format!(
-                        "Execution timeout after {} s; what Codex had changed is held: look at it \
-                         with codex_run_diff, or call again with a longer timeout",
+                        "Execution timeout after {} s; call again with a longer timeout",
                         self.call.timeout.as_secs()
                     ),
                 )),
             ),
-            Stop::Cancelled => (JobEnd::Cancelled, Some(cancelled("and what Codex had changed is held"))),
-            Stop::Lost(error) => (JobEnd::Lost, Some(keeper_failure(error.clone()))),
+            Stop::Cancelled => (JobEnd::Cancelled, Some(cancelled())),
+            Stop::Lost(error) | Stop::NotStarted(error) => {
+                (JobEnd::Lost, Some(keeper_failure(error.clone())))
+            }
         }
     }
 
     /// Puts what Codex said into the result.
     fn tell(&mut self, outcome: &CodexOutcome, failure: Option<&Failure>, gateway: &Gateway) {
-        let exit_code = outcome.exit.as_ref().map(|exit| {
-            exit.code.unwrap_or_else(|| 128 + exit.signal.unwrap_or_default())
-        });
-        self.result.exit_code = match failure.map(|failure| failure.kind) {
-            Some(ErrorKind::TimedOut) => super::result::EXIT_TIMED_OUT,
-            Some(ErrorKind::Cancelled) => super::result::EXIT_CANCELLED,
-            Some(_) => exit_code.unwrap_or(1),
-            None => exit_code.unwrap_or(0),
-        };
-        let limit = usize::try_from(self.orchestrator.config.run.output_limit).unwrap_or(usize::MAX);
+        let exit_code = outcome
+            .exit
+            .as_ref()
+            .map(|exit| exit.code.unwrap_or_else(|| 128 + exit.signal.unwrap_or_default()));
+        self.result.exit_code = exit_code.unwrap_or(i32::from(failure.is_some()));
+        let limit =
+            usize::try_from(self.orchestrator.config.run.output_limit).unwrap_or(usize::MAX);
         let mut output = outcome.last_message.clone().unwrap_or_default();
         if failure.is_some_and(|failure| failure.kind == ErrorKind::TimedOut) {
             output = join("Timeout exceeded", &output);
@@ -368,7 +396,8 @@ impl Job<'_> {
         if failure.is_some() {
             output = join(&output, outcome.stderr_tail.trim_end());
         }
-        self.result.output = gateway.redact(&last_bytes(&output, limit));
+        // Redacted first: the cut might leave a part of what would be known as a secret.
+        self.result.output = last_bytes(&gateway.redact(&output), limit);
         self.result.usage = outcome.usage.map(|usage| Usage {
             input_tokens: usage.input_tokens,
             cached_input_tokens: usage.cached_input_tokens,
@@ -459,31 +488,7 @@ async fn serve(
     }
 }
 
-fn cancelled(when: &str) -> Failure {
-    Failure::new(
-        ErrorKind::Cancelled,
-        format!("the run was cancelled {when}; the workspace is unchanged"),
-    )
-}
-
 /// A duration as it stands in a result.
 pub(super) fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
-fn join(first: &str, second: &str) -> String {
-    match (first.is_empty(), second.is_empty()) {
-        (true, _) => second.to_owned(),
-        (_, true) => first.to_owned(),
-        _ => format!("{first}\n{second}"),
-    }
-}
-
-/// The end of `text`, whole characters, with a mark where something was cut.
-fn last_bytes(text: &str, limit: usize) -> String {
-    if text.len() <= limit {
-        return text.to_owned();
-    }
-    let from = (text.len() - limit..=text.len()).find(|at| text.is_char_boundary(*at));
-    format!("[{} bytes cut]\n{}", text.len() - limit, &text[from.unwrap_or(text.len())..])
 }

@@ -158,7 +158,7 @@ async fn progress_begins_at_once_and_always_grows() {
 }
 
 /// Waits for the one run on record to have its result.
-async fn await_record(server: &Server) -> serde_json::Value {
+pub(crate) async fn await_record(server: &Server) -> serde_json::Value {
     loop {
         for run in std::fs::read_dir(server.runs()).unwrap().flatten() {
             if let Ok(bytes) = std::fs::read(run.path().join("result.json")) {

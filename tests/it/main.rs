@@ -16,3 +16,4 @@ mod parallel;
 mod python;
 mod suggest;
 mod support;
+mod told;

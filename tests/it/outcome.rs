@@ -49,6 +49,7 @@ async fn a_model_that_never_answers_ends_with_the_timeout() {
     let result = server.call("codex_run", json!({"prompt": "wait", "timeout": 3})).await;
     assert_eq!(result["status"], "timed_out", "{result}");
     assert_eq!(result["changes_state"], "none");
+    assert!(result["error"].as_str().unwrap().ends_with("Codex had changed nothing"), "{result}");
     server.stop().await;
 }
 

@@ -212,13 +212,23 @@ impl Server {
     /// Closes stdin, as a client does, and gives how long the server took to end. Then nothing of
     /// it may be left.
     pub(crate) async fn stop(mut self) -> Duration {
-        drop(self.stdin.take());
-        let began = std::time::Instant::now();
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
-        let took = began.elapsed();
-        assert!(matches!(status, Ok(Ok(_))), "the server did not end\n{}", self.log());
+        self.close();
+        let took = self.ended().await;
         self.check_nothing_left().await;
         took
+    }
+
+    /// Closes stdin, as a client does.
+    pub(crate) fn close(&mut self) {
+        drop(self.stdin.take());
+    }
+
+    /// Waits for the end of the process; gives how long that took.
+    pub(crate) async fn ended(&mut self) -> Duration {
+        let began = std::time::Instant::now();
+        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        assert!(matches!(status, Ok(Ok(_))), "the server did not end\n{}", self.log());
+        began.elapsed()
     }
 
     pub(crate) async fn check_nothing_left(&self) {

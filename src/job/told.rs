@@ -1,0 +1,70 @@
+//! The sentences of a run, and the text around them.
+
+use crate::failure::{ErrorKind, Failure};
+use crate::keeper::client::KeeperError;
+use crate::workspace::{Snapshot, Workspace};
+
+use super::transfer::keeper_failure;
+
+/// What a caller is told that cancelled; what became of the changes is added where it is known.
+pub(super) fn cancelled() -> Failure {
+    Failure::new(ErrorKind::Cancelled, "the run was cancelled; the workspace is unchanged")
+}
+
+/// Refuses a working directory that did not go into the container.
+pub(super) fn has_working_dir(
+    snapshot: Snapshot,
+    workspace: &Workspace,
+) -> Result<Snapshot, Failure> {
+    match &workspace.working_dir {
+        Some(dir) if !snapshot.nodes.contains_key(dir) => Err(Failure::new(
+            ErrorKind::InvalidArgument,
+            format!(
+                "working_dir {dir} stays home, since git ignores it or the settings exclude it; \
+                 choose a directory that is sent"
+            ),
+        )),
+        _ => Ok(snapshot),
+    }
+}
+
+/// What a caller is told if the keeper did not start Codex.
+pub(super) fn not_started(error: KeeperError) -> Failure {
+    match error {
+        KeeperError::Refused(sentence) => Failure::new(
+            ErrorKind::CodexUnusable,
+            format!(
+                "Codex could not be started ({sentence}); rebuild the image with \
+                 `mcp-codex-orchestrator image build`"
+            ),
+        ),
+        error => keeper_failure(error),
+    }
+}
+
+/// Adds what became of the changes to the sentence of a run that somebody ended.
+pub(super) fn with_fate(mut failure: Failure, fate: &str) -> Failure {
+    if matches!(failure.kind, ErrorKind::TimedOut | ErrorKind::Cancelled) {
+        failure.sentence.push_str("; ");
+        failure.sentence.push_str(fate);
+    }
+    failure
+}
+
+/// Two texts, one below the other.
+pub(super) fn join(first: &str, second: &str) -> String {
+    match (first.is_empty(), second.is_empty()) {
+        (true, _) => second.to_owned(),
+        (_, true) => first.to_owned(),
+        _ => format!("{first}\n{second}"),
+    }
+}
+
+/// The end of `text`, whole characters, with a mark where something was cut.
+pub(super) fn last_bytes(text: &str, limit: usize) -> String {
+    if text.len() <= limit {
+        return text.to_owned();
+    }
+    let from = (text.len() - limit..=text.len()).find(|at| text.is_char_boundary(*at));
+    format!("[{} bytes cut]\n{}", text.len() - limit, &text[from.unwrap_or(text.len())..])
+}
