@@ -44,7 +44,15 @@ pub(super) fn execute(arguments: &Arguments, config: Option<&Path>) -> Result<Ou
         Ok(config) => config,
         Err(error) => return Err(Stopped::failed(format!("--config is no path: {error}"))),
     };
-    out::text(&snippet(arguments.client, &program, config.as_deref()))
+    let outcome = out::text(&snippet(arguments.client, &program, config.as_deref()));
+    if matches!(arguments.client, Client::Codex | Client::ClaudeDesktop) {
+        out::note(
+            "This client does not say which folder is open: list your projects in \
+             workspace.allowed of the settings and let calls name theirs as repo, or add \
+             \"--workspace\" and a directory to args.",
+        );
+    }
+    outcome
 }
 
 fn snippet(client: Client, program: &Path, config: Option<&Path>) -> String {
@@ -60,7 +68,8 @@ fn snippet(client: Client, program: &Path, config: Option<&Path>) -> String {
     let json = match client {
         Client::ClaudeCode => json!({"mcpServers": {NAME: {
             "type": "stdio", "command": command, "args": args,
-            "env": {KEY: format!("${{{KEY}}}")},
+            // Without the default, Claude Code drops a server whose variable is not set, and says nothing.
+            "env": {KEY: format!("${{{KEY}:-}}")},
             "timeout": CALL_SECONDS * 1000,
         }}}),
         Client::ClaudeDesktop => json!({"mcpServers": {NAME: {

@@ -105,7 +105,10 @@ pub(super) async fn execute(arguments: Arguments, context: &Context) -> Result<O
     let cancel = CancellationToken::new();
     server::cancel_on_signals(cancel.clone())
         .map_err(|error| Stopped::failed(error.to_string()))?;
-    let parts = parts::start(context)?;
+    // There is one run: a container that waits for the next would be started for nothing.
+    let mut config = context.loaded.config.clone();
+    (config.pool.min_idle, config.pool.max_size) = (1, 1);
+    let parts = parts::start_with(context, config)?;
     let (sender, receiver) = progress::channel();
     let shown = std::io::stderr().is_terminal().then(|| tokio::spawn(show(receiver)));
     let result = parts.jobs.run(call, sender, cancel).await;

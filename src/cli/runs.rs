@@ -86,7 +86,10 @@ pub(super) async fn execute(command: Command, context: &Context) -> Result<Outco
         }
         Command::Apply { run_id, paths, json } => {
             let run_id = find(&run_id, context)?.id().to_owned();
-            let parts = parts::start(context)?;
+            // Nothing runs, so no container needs to wait.
+            let mut config = context.loaded.config.clone();
+            config.pool.min_idle = 0;
+            let parts = parts::start_with(context, config)?;
             let report = parts.jobs.apply(ApplyCall { run_id, paths }).await;
             parts.end.await;
             let report = report?;

@@ -97,7 +97,10 @@ pub fn apply_input() -> Schema {
         "required": ["run_id"],
         "properties": {
             "run_id": run_id(),
-            "paths": paths("Only these paths, or directories; default: all that are held."),
+            "paths": paths(
+                "Only these paths, or directories. Default: all that are held, but not those that \
+                 wait for the user's decision (their reason says so): these must be named.",
+            ),
             "on_conflict": {
                 "type": "string",
                 "enum": ["hold_all"],
