@@ -2,7 +2,12 @@
 //!
 //! Where none answers the tests say so and pass, unless `CODEX_TESTS_REQUIRE_ENGINE=1`.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
