@@ -35,7 +35,6 @@ use crate::config::Config;
 use crate::container::Starter;
 use crate::engine::{Engine, EngineFacts};
 use crate::failure::{ErrorKind, Failure};
-use crate::mcp::Jobs;
 use crate::model::credentials::{self, Credential};
 use crate::model::gateway::Gateway;
 use crate::pool::Pool;
@@ -49,6 +48,27 @@ use crate::workspace::root::Roots;
 use self::call::{ApplyCall, DiffCall, RunCall};
 use self::progress::ProgressSender;
 use self::result::{ApplyReport, DiffPage, RunResult};
+
+/// What the tools do; behind it are the pool, the workspaces and the records.
+pub trait Jobs: Send + Sync + 'static {
+    /// Runs Codex. Once `cancel` is cancelled it ends soon, with a result like any other; the
+    /// future itself is not dropped before it is done.
+    fn run(
+        &self,
+        call: RunCall,
+        progress: ProgressSender,
+        cancel: CancellationToken,
+    ) -> BoxFuture<'_, RunResult>;
+
+    /// One page of the diff of a run.
+    fn diff(&self, call: DiffCall) -> BoxFuture<'_, Result<DiffPage, Failure>>;
+
+    /// Applies what is held of a run.
+    fn apply(&self, call: ApplyCall) -> BoxFuture<'_, Result<ApplyReport, Failure>>;
+
+    /// The pool now. Must answer at once, also while containers start.
+    fn pool_status(&self) -> PoolStatus;
+}
 
 /// How long a call waits for another one that reads or writes the same workspace.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(30);

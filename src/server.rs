@@ -28,7 +28,8 @@ use tokio_util::task::TaskTracker;
 
 use self::patient::Patient;
 use crate::config::RunConfig;
-use crate::mcp::{CodexTools, Jobs};
+use crate::job::Jobs;
+use crate::mcp::CodexTools;
 
 /// Why the server could not serve.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::engine::{Engine, Unusable};
 use crate::failure::Failure;
 use crate::job::{Orchestrator, Parts as JobParts, Places};
-use crate::mcp::Jobs;
+use crate::job::Jobs;
 use crate::workspace::root::Roots;
 
 /// The jobs, and how to end what is behind them.

@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::{Context, Outcome, Stopped, out, parts};
 use crate::job::call::ApplyCall;
-use crate::job::result::{ChangesState, RunResult, Status};
+use crate::job::result::{RunResult, Status};
+use crate::workspace::change::ChangesState;
 use crate::record::{self, Record, RecordError};
 
 /// What to do with records.

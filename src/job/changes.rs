@@ -12,13 +12,13 @@ use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
 use crate::record::Record;
 use crate::workspace::apply::{Applied, apply};
-use crate::workspace::change::{self, Change, ChangeSet, ChangeState};
+use crate::workspace::change::{Change, ChangeSet, ChangeState};
 use crate::workspace::lock::{self, LockError, WorkspaceLock};
 use crate::workspace::{Workspace, WorkspaceKey, diff};
 
 use super::call::{ApplyCall, DiffCall};
 use super::result::{
-    ApplyReport, ChangesState, DiffPage, ResultChange, ResultChangeKind, ResultChangeState,
+    ApplyReport, DiffPage, ResultChange,
     ResultConflict, RunResult,
 };
 use super::told::cancelled;
@@ -82,7 +82,7 @@ pub(super) async fn keep_and_apply(
 /// asked for, so they count as changed files.
 pub(super) fn tell(result: &mut RunResult, outcome: &Outcome, proposed: bool) {
     result.changes = outcome.set.changes.iter().map(shown).collect();
-    result.changes_state = state(&outcome.set);
+    result.changes_state = outcome.set.state();
     result.conflicts = conflicts(&outcome.applied);
     result.files_changed = outcome
         .set
@@ -119,7 +119,7 @@ pub(super) async fn diff(orchestrator: &Orchestrator, call: DiffCall) -> Result<
         }
         Ok(DiffPage {
             run_id: call.run_id,
-            changes_state: state(&set),
+            changes_state: set.state(),
             page: number,
             pages: page.pages,
             diff: page.text,
@@ -175,7 +175,7 @@ pub(super) async fn apply_held(
             .collect();
         let notes = notes(&applied);
         result.changes = set.changes.iter().map(shown).collect();
-        result.changes_state = state(&set);
+        result.changes_state = set.state();
         result.conflicts = conflicts(&applied);
         result.files_changed = applied_paths(&set).map(ToString::to_string).collect();
         result.notes.extend(notes.iter().cloned());
@@ -320,29 +320,10 @@ fn notes(applied: &Applied) -> Vec<String> {
 fn shown(change: &Change) -> ResultChange {
     ResultChange {
         path: change.path.to_string(),
-        kind: match change.kind {
-            change::ChangeKind::Added => ResultChangeKind::Added,
-            change::ChangeKind::Modified => ResultChangeKind::Modified,
-            change::ChangeKind::Deleted => ResultChangeKind::Deleted,
-            change::ChangeKind::Mode => ResultChangeKind::Mode,
-            change::ChangeKind::Link => ResultChangeKind::Link,
-            change::ChangeKind::Directory => ResultChangeKind::Directory,
-        },
+        kind: change.kind,
         bytes: change.bytes,
-        state: match change.state {
-            ChangeState::Applied => ResultChangeState::Applied,
-            ChangeState::Held => ResultChangeState::Held,
-        },
+        state: change.state,
         reason: change.reason.clone(),
-    }
-}
-
-fn state(set: &ChangeSet) -> ChangesState {
-    match set.state() {
-        change::ChangesState::None => ChangesState::None,
-        change::ChangesState::Applied => ChangesState::Applied,
-        change::ChangesState::Partly => ChangesState::Partly,
-        change::ChangesState::Held => ChangesState::Held,
     }
 }
 

@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::progress::Forwarder;
-use super::{Jobs, tools};
+use super::tools;
+use crate::job::Jobs;
 use crate::config::RunConfig;
 use crate::failure::{ErrorKind, Failure};
 use crate::job::call::{self, ApplyCall, DiffCall, RunCall};

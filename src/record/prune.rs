@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Record, RecordError, list};
 use crate::config::RunsConfig;
-use crate::job::result::ChangesState;
+use crate::workspace::change::ChangesState;
 
 /// How long a record without a result may belong to a run that goes on.
 const MAY_GO_ON: Duration = Duration::from_secs(24 * 3600);
