@@ -118,6 +118,9 @@ pub(super) async fn execute(arguments: Arguments, context: &Context) -> Result<O
     parts.end.await;
     if json {
         out::json(&result)?;
+    } else if let (None, Some(error)) = (&result.run_id, &result.error) {
+        // Refused before there was a run, so there is no data; as any other wrong command line.
+        return Err(Stopped { outcome: outcome_of(&result), sentence: error.clone() });
     } else {
         out::text(&result.text())?;
     }
