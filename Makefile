@@ -40,6 +40,5 @@ lint: ## Formatting and clippy, of the host's and of the keeper's half
 
 # One test is the official Python SDK as the client.
 $(VENV)/.installed: tests/python/requirements.txt
-	python3 -m venv --clear $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	tests/python/setup.sh $(VENV)
 	touch $@

@@ -159,6 +159,8 @@ impl Cli {
     pub fn overrides(&self) -> Overrides {
         let workspace = match &self.command {
             Some(Command::Serve(arguments)) => arguments.workspace.clone(),
+            // Typed by the user, so it is allowed; what a model asks for in a call is not.
+            Some(Command::Run(arguments)) => arguments.repo.as_ref().map(PathBuf::from),
             _ => None,
         };
         Overrides { config: self.config.clone(), workspace }

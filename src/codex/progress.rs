@@ -9,7 +9,7 @@ pub const MAX_CHARS: usize = 100;
 /// The line for `event`; `None` where there is nothing to tell.
 pub fn line(event: &CodexEvent) -> Option<String> {
     let line = match event {
-        CodexEvent::ThreadStarted { .. } => "Starting Codex".into(),
+        CodexEvent::ThreadStarted { .. } => "Reading the workspace".into(),
         CodexEvent::TurnStarted => "Asking the model".into(),
         CodexEvent::TurnCompleted { .. } => "Finishing".into(),
         CodexEvent::TurnFailed { message } => format!("Giving up: {message}"),

@@ -121,6 +121,9 @@ impl DockerEngine {
             }
         }
         let (reason, advice) = match &failure {
+            Some((_, error)) if endpoint.addresses().len() == 1 => {
+                (error.to_string(), endpoint.advice(error))
+            }
             Some((address, error)) => (format!("{address}: {error}"), endpoint.advice(error)),
             None => ("no address".to_owned(), "set DOCKER_HOST".to_owned()),
         };

@@ -230,7 +230,7 @@ fn ended(runs: &Path, run_id: &str) -> Result<(Record, RunResult), Failure> {
     let result = record.result()?.ok_or_else(|| {
         Failure::new(
             ErrorKind::InvalidArgument,
-            format!("run {run_id} has not ended; wait for its result"),
+            format!("run {run_id} has no result: it is still under way, or its server was ended before it could write one"),
         )
     })?;
     Ok((record, result))

@@ -21,7 +21,7 @@ pub struct ProgressReceiver {
 
 /// A pair of both ends; the run starts now.
 pub fn channel() -> (ProgressSender, ProgressReceiver) {
-    let (sender, stages) = watch::channel("accepted".to_owned());
+    let (sender, stages) = watch::channel("Accepted".to_owned());
     (ProgressSender(sender), ProgressReceiver { stages, since: Instant::now() })
 }
 
@@ -31,7 +31,7 @@ impl ProgressSender {
         channel().0
     }
 
-    /// The run now does `stage`, such as "sending the workspace". Saying the same again is nothing
+    /// The run now does `stage`, such as "Sending the workspace". Saying the same again is nothing
     /// new.
     pub fn say(&self, stage: impl Into<String>) {
         let stage = stage.into();

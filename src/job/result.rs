@@ -401,6 +401,14 @@ pub struct ApplyReport {
 }
 
 impl ApplyReport {
+    /// What is not in the workspace yet, each with its reason.
+    fn held(&self) -> impl Iterator<Item = String> {
+        self.changes.iter().filter(|change| change.state == ChangeState::Held).map(|change| {
+            let reason = change.reason.as_deref().unwrap_or("not asked for");
+            format!("{} ({reason})", change.path)
+        })
+    }
+
     /// The report as it goes to a caller: every list at most [`MAX_LISTED`] long.
     pub fn cut(mut self) -> Self {
         let mut cut = false;
@@ -418,6 +426,9 @@ impl ApplyReport {
             "Nothing was applied, because these paths were changed meanwhile; settle them in the \
              workspace, or name the other paths in paths:"
                 .to_owned()
+        } else if self.files_changed.is_empty() && self.held().next().is_some() {
+            "Nothing was applied; these wait for your decision, name them in paths to apply them:"
+                .to_owned()
         } else if self.files_changed.is_empty() {
             "Nothing was left to apply.".to_owned()
         } else {
@@ -427,10 +438,12 @@ impl ApplyReport {
             .conflicts
             .iter()
             .map(|conflict| format!("{} ({})", conflict.path, conflict.reason));
-        let lines: Vec<String> = if self.conflicts.is_empty() {
-            self.files_changed.clone()
-        } else {
+        let lines: Vec<String> = if !self.conflicts.is_empty() {
             conflicts.collect()
+        } else if self.files_changed.is_empty() {
+            self.held().collect()
+        } else {
+            self.files_changed.clone()
         };
         for line in lines.iter().take(MAX_TEXT_PATHS) {
             text.push_str("\n  ");

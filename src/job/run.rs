@@ -203,7 +203,7 @@ impl Job<'_> {
         };
         self.result.ignored_new = report;
         let apply = failure.is_none() && self.call.mode == Mode::FullAuto;
-        self.progress.say(if apply { "applying the changes" } else { "holding the changes" });
+        self.progress.say(if apply { "Applying the changes" } else { "Holding the changes" });
         let began = Instant::now();
         let kept = changes::keep_and_apply(
             self.orchestrator,
@@ -236,8 +236,8 @@ impl Job<'_> {
     async fn lease(&mut self, workspace: &Workspace) -> Result<Lease<Starter>, Failure> {
         let pool = &self.orchestrator.pool;
         self.progress.say(match pool.waiting() {
-            0 => String::from("waiting for a container"),
-            waiting => format!("waiting for a container behind {waiting} other calls"),
+            0 => String::from("Waiting for a container"),
+            waiting => format!("Waiting for a container behind {waiting} other calls"),
         });
         let began = Instant::now();
         let mut lease = tokio::select! {
@@ -256,7 +256,7 @@ impl Job<'_> {
     }
 
     async fn send(&mut self, keeper: &Keeper, workspace: &Workspace) -> Result<Snapshot, Failure> {
-        self.progress.say("sending the workspace");
+        self.progress.say("Sending the workspace");
         let config = &self.orchestrator.config;
         let began = Instant::now();
         let sending = send_workspace(
@@ -278,6 +278,7 @@ impl Job<'_> {
         self.result.stayed_home =
             snapshot.stayed_home.iter().map(|stayed| stayed.path.clone()).collect();
         if let GitSent::StayedHome(reason) = &snapshot.git {
+            self.result.stayed_home.retain(|path| path != ".git");
             self.result.stayed_home.push(format!(".git ({reason})"));
         }
         Ok(snapshot)
@@ -291,7 +292,7 @@ impl Job<'_> {
         keeper: &Keeper,
         prepared: &Prepared,
     ) -> Result<(Stop, CodexOutcome), Failure> {
-        self.progress.say("starting Codex");
+        self.progress.say("Starting Codex");
         let config = &self.orchestrator.config;
         let request = prepared.request.clone();
         let log = |path| {
@@ -409,7 +410,7 @@ impl Job<'_> {
         snapshot: Snapshot,
         record: &Record,
     ) -> Result<(crate::workspace::change::ChangeSet, Vec<IgnoredNew>), (JobEnd, Failure)> {
-        self.progress.say("collecting the changes");
+        self.progress.say("Collecting the changes");
         let config = &self.orchestrator.config.run;
         let began = Instant::now();
         let limit = config.end_timeout;

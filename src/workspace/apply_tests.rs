@@ -124,7 +124,7 @@ fn one_conflict_holds_everything_and_nothing_is_touched() {
     for (name, reason) in [
         ("a", "changed on the host since it was sent"),
         ("b", "changed on the host since it was sent"),
-        ("z", "created on the host since the workspace was sent"),
+        ("z", "exists on the host, where nothing was sent from"),
     ] {
         let place = Place::new(&from);
         let (set, applied) = go(&place, &to, || fs::write(place.at(name), "user").unwrap());

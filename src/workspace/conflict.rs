@@ -38,7 +38,7 @@ pub fn decide(base: Option<&BaseNode>, new: Option<&NewNode>, now: &HostNow) -> 
     match (base, now) {
         (None, HostNow::Absent) => Decision::Apply,
         (Some(base), HostNow::Node(now)) if same(base, now) => Decision::Apply,
-        (None, _) => Decision::Conflict("created on the host since the workspace was sent"),
+        (None, _) => Decision::Conflict("exists on the host, where nothing was sent from"),
         (Some(_), HostNow::Absent) => Decision::Conflict("deleted on the host since it was sent"),
         (Some(base), HostNow::Node(now)) if base.kind == now.kind => match base.kind {
             NodeKind::File if base.size == now.size && base.hash == now.hash => {

@@ -88,7 +88,7 @@ async fn cancelled_while_the_workspace_is_sent() {
     let big = std::fs::File::create(server.workspace.join("big")).unwrap();
     big.set_len(1900 << 20).unwrap();
     server.ready().await;
-    let run = cancel_at(&mut server, "sending the workspace").await;
+    let run = cancel_at(&mut server, "Sending the workspace").await;
     assert_eq!(run["status"], "cancelled", "{run}");
     assert_eq!(server.model.as_ref().unwrap().requests().len(), 0);
     let status = server.ready().await;
@@ -103,7 +103,7 @@ async fn cancelled_while_the_changes_are_collected() {
         Script::always(vec![Step::run("truncate -s 1900M big"), Step::Say("made".into())]);
     let mut server = Server::start(script, Options::default()).await;
     server.ready().await;
-    let run = cancel_at(&mut server, "collecting the changes").await;
+    let run = cancel_at(&mut server, "Collecting the changes").await;
     assert_eq!(run["status"], "cancelled", "{run}");
     assert!(!server.workspace.join("big").exists());
     server.stop().await;
