@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Sees that the tests leave nothing behind: no container of ours in any state, no volume, no process.
+# Sees that the tests leave nothing behind: no container in any state, no image,
+# volume or process.
 # `before` notes what is there, `after` compares.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 note=target/leftovers
 list() {
   docker ps -a --format '{{.ID}} {{.Label "mcp-codex-orchestrator.owner"}}' | sed 's/^/container /'
+  docker image ls --format '{{.Repository}}:{{.Tag}}' | sed 's/^/image /'
   docker volume ls -q | sed 's/^/volume /'
   pgrep -af "$PWD/target/.*/mcp-codex-orchestrator" | sed 's/^/process /' || true
 }

@@ -4,7 +4,7 @@ use mcp_codex_orchestrator::model::scripted::Script;
 use serde_json::{Value, json};
 
 use crate::need_engine;
-use crate::support::{Options, Server, tree};
+use crate::support::{Options, Server, docker, tree};
 
 #[tokio::test]
 async fn a_wrong_call_is_told_in_one_sentence_and_leaves_nothing() {
@@ -83,7 +83,7 @@ async fn what_is_missing_is_named_with_what_to_do() {
             "image build",
         ),
         (
-            Options::default().set("container", "image = \"codex-base:other\""),
+            Options::default().set("container", "image = \"codex-test:foreign\""),
             "image_outdated",
             "image build",
         ),
@@ -100,7 +100,9 @@ async fn what_is_missing_is_named_with_what_to_do() {
             "workspace.max_files",
         ),
     ];
-    tag_foreign_image();
+    let label = "LABEL mcp-codex-orchestrator.protocol=999 mcp-codex-orchestrator.codex=1";
+    let _foreign = docker::Image::empty("codex-test:foreign", "LABEL other=1");
+    let _other = docker::Image::empty("codex-test:protocol", label);
     for (options, kind, word) in cases {
         let mut server = Server::start(Script::builtin(), options).await;
         let result = server.run("Create a hello.py file that prints 'Hello, World!'").await;
@@ -109,18 +111,5 @@ async fn what_is_missing_is_named_with_what_to_do() {
         assert_eq!(result["exit_code"], -3, "{result}");
         assert!(!server.workspace.join("hello.py").exists());
         server.stop().await;
-    }
-}
-
-/// Two images that do not fit: one that is none of ours, and one of another protocol version.
-fn tag_foreign_image() {
-    let import = "tar -cf - --files-from /dev/null | docker import";
-    let label = "LABEL mcp-codex-orchestrator.protocol=999 mcp-codex-orchestrator.codex=1";
-    for command in [
-        format!("{import} - codex-base:other"),
-        format!("{import} --change '{label}' - codex-base:protocol"),
-    ] {
-        let made = std::process::Command::new("sh").args(["-c", &command]).output().unwrap();
-        assert!(made.status.success(), "{made:?}");
     }
 }

@@ -3,7 +3,7 @@
 use mcp_codex_orchestrator::model::scripted::{Script, Step};
 
 use crate::need_engine;
-use crate::support::{Options, Server};
+use crate::support::{Options, Server, docker};
 
 /// What the process may hold at most, in KiB.
 const LIMIT_KIB: u64 = 60 * 1024;
@@ -38,6 +38,40 @@ async fn a_quarter_gibibyte_each_way_leaves_the_server_small() {
     assert_eq!(std::fs::metadata(server.workspace.join("big2")).unwrap().len(), 256 << 20);
     let peak = peak_kib(server.pid);
     println!("peak resident after 256 MiB each way: {peak} KiB");
+    assert!(peak < LIMIT_KIB, "{peak} KiB");
+    server.stop().await;
+}
+
+/// In the place of Codex: a program that prints 256 MiB of events.
+const FLOOD: &str = r#"FROM codex-runner:latest
+USER root
+RUN rm /usr/local/bin/codex && printf '%s\n' \
+ '#!/bin/sh' \
+ 'cat > /dev/null' \
+ 'head -c 268435456 /dev/zero | tr "\0" x | fold -w 4000 \' \
+ ' | sed "s/^/{\"type\":\"item.completed\",\"item\":{\"id\":\"1\",\"type\":\"x\",\"text\":\"/; s/\$/\"}}/"' \
+ 'echo' \
+ 'echo "{\"type\":\"item.completed\",\"item\":{\"id\":\"2\",\"type\":\"agent_message\",\"text\":\"end\"}}"' \
+ 'echo "{\"type\":\"turn.completed\",\"usage\":{\"input_tokens\":1}}"' > /usr/local/bin/codex \
+ && chmod +x /usr/local/bin/codex
+"#;
+
+#[tokio::test]
+async fn a_program_that_prints_a_quarter_gibibyte_leaves_the_server_small() {
+    need_engine!();
+    let _image = docker::Image::build("codex-runner-flood:test", FLOOD);
+    let options = Options::default()
+        .set("container", "image = \"codex-runner-flood:test\"")
+        .set("runs", "log_limit = \"1MiB\"");
+    let mut server = Server::start(Script::builtin(), options).await;
+    let result = server.run("print").await;
+    assert_eq!(result["success"], true, "{result}\n{}", server.log());
+    assert_eq!(result["output"], "end");
+    let folder = server.runs().join(result["run_id"].as_str().unwrap());
+    let events = std::fs::metadata(folder.join("events.jsonl")).unwrap().len();
+    assert!(events < 2 << 20, "the log has {events} bytes");
+    let peak = peak_kib(server.pid);
+    println!("peak resident after 256 MiB of output: {peak} KiB");
     assert!(peak < LIMIT_KIB, "{peak} KiB");
     server.stop().await;
 }

@@ -40,3 +40,32 @@ pub(crate) fn containers_of(pid: u32) -> Vec<String> {
 fn is_of(owner: &str, pid: u32) -> bool {
     owner.split('-').nth(2) == Some(&pid.to_string())
 }
+
+/// An image that a test made; removed with it.
+pub(crate) struct Image(&'static str);
+
+impl Image {
+    /// Builds an image from a Dockerfile without a context.
+    pub(crate) fn build(name: &'static str, dockerfile: &str) -> Self {
+        Self::made(name, &format!("docker build -q -t {name} - <<'END'\n{dockerfile}\nEND"))
+    }
+
+    /// Makes an empty image, with a change such as a label.
+    pub(crate) fn empty(name: &'static str, change: &str) -> Self {
+        let tar = "tar -cf - --files-from /dev/null";
+        Self::made(name, &format!("{tar} | docker import --change '{change}' - {name}"))
+    }
+
+    fn made(name: &'static str, command: &str) -> Self {
+        let mut shell = Command::new("sh");
+        let made = shell.args(["-c", command]).env("DOCKER_BUILDKIT", "0").output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Self(name)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = docker(&["image", "rm", "-f", self.0]);
+    }
+}

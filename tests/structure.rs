@@ -1,0 +1,68 @@
+//! What the tree itself must keep to: which crates are used where.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::{Path, PathBuf};
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Files under `src` whose code (comments aside) has one of `words`.
+fn users_of(words: &[&str]) -> Vec<String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let uses = |path: &PathBuf| {
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .any(|line| words.iter().any(|word| line.contains(word)))
+    };
+    let mut users: Vec<String> = files
+        .iter()
+        .filter(|path| uses(path))
+        .map(|path| path.strip_prefix(&root).unwrap().to_string_lossy().into_owned())
+        .collect();
+    users.sort();
+    users
+}
+
+fn only_in(words: &[&str], places: &[&str]) {
+    let users = users_of(words);
+    assert!(!users.is_empty(), "nothing uses {words:?}: is this test right?");
+    let outside: Vec<_> =
+        users.iter().filter(|user| !places.iter().any(|place| user.starts_with(place))).collect();
+    assert!(outside.is_empty(), "{words:?} outside {places:?}: {outside:?}");
+}
+
+#[test]
+fn each_outer_library_is_used_in_one_place_only() {
+    only_in(&["rmcp::"], &["mcp", "server"]);
+    only_in(&["bollard::"], &["engine/docker"]);
+    only_in(&["deadpool::"], &["pool"]);
+    only_in(&["yamux::"], &["keeper/mux"]);
+    only_in(&["reqwest::"], &["model/gateway"]);
+}
+
+#[test]
+fn nothing_prints_on_stdout_but_the_commands() {
+    only_in(&["stdout()"], &["cli/out.rs", "keeper/inside/", "server.rs"]);
+}
+
+#[test]
+fn the_engines_words_are_not_in_its_trait() {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine.rs")).unwrap();
+    let code: String =
+        text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    for word in ["HostConfig", "bollard", "CapAdd", "NanoCpus"] {
+        assert!(!code.contains(word), "{word}");
+    }
+}
