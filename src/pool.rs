@@ -338,8 +338,9 @@ impl<S: Source> Drop for Waiting<'_, S> {
         self.receiver.close();
         // Granted in the moment of giving up: it is as clean as it was, so the next may have it.
         if let Ok(Ok(member)) = self.receiver.try_recv() {
-            self.shared.state.lock().leased -= 1;
             self.shared.offer(member);
+            self.shared.state.lock().leased -= 1;
+            self.shared.settled.notify_one();
         }
     }
 }

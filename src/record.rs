@@ -274,14 +274,15 @@ impl Record {
         let line = event::completed(&self.id, request, result, log_prompts);
         event::to_stderr(&line);
         let path = self.log_jsonl();
-        File::options()
+        let logged = File::options()
             .create(true)
             .append(true)
             .mode(0o600)
             .open(&path)
             .and_then(|mut file| file.write_all(line.as_bytes()))
-            .map_err(|source| io_error("written", &path, source))?;
-        self.replace_result(result)
+            .map_err(|source| io_error("written", &path, source));
+        // The result is worth more than its log.
+        self.replace_result(result).and(logged)
     }
 }
 
@@ -406,6 +407,16 @@ mod tests {
         drop(record);
         let result = Record::open(runs.path(), &id).unwrap().result().unwrap().unwrap();
         assert_eq!(result.error_kind, Some(ErrorKind::Internal));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_written_does_not_cost_the_result() {
+        let runs = tempfile::tempdir().unwrap();
+        let record = Record::create(runs.path(), &request()).unwrap();
+        let id = record.id().to_owned();
+        fs::create_dir(record.log_jsonl()).unwrap();
+        assert!(record.finish(&RunResult::completed(&id), true).is_err());
+        assert!(Record::open(runs.path(), &id).unwrap().result().unwrap().unwrap().success);
     }
 
     #[test]

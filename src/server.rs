@@ -141,10 +141,10 @@ impl<R: AsyncRead + Unpin> AsyncRead for EofGuard<R> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
+        let (before, room) = (buffer.filled().len(), buffer.remaining());
         let read = Pin::new(&mut self.inner).poll_read(context, buffer);
         let ended = match &read {
-            Poll::Ready(Ok(())) => buffer.filled().len() == before && buffer.capacity() > 0,
+            Poll::Ready(Ok(())) => buffer.filled().len() == before && room > 0,
             Poll::Ready(Err(_)) => true,
             Poll::Pending => false,
         };
@@ -159,5 +159,26 @@ impl<R> Drop for EofGuard<R> {
     fn drop(&mut self) {
         // The library dropped the transport, so nobody will be heard any more.
         self.shutdown.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_end_of_the_input_is_an_end() {
+        let shutdown = CancellationToken::new();
+        let mut guard = EofGuard { inner: &b"ab"[..], shutdown: shutdown.clone() };
+        let mut bytes = [0; 2];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        // The second read finds no room, the third the end.
+        for ended in [false, false] {
+            std::future::poll_fn(|cx| Pin::new(&mut guard).poll_read(cx, &mut buffer)).await.unwrap();
+            assert_eq!(shutdown.is_cancelled(), ended);
+        }
+        buffer.clear();
+        std::future::poll_fn(|cx| Pin::new(&mut guard).poll_read(cx, &mut buffer)).await.unwrap();
+        assert!(shutdown.is_cancelled());
     }
 }

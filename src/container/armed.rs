@@ -1,6 +1,6 @@
 //! Starting a container and arming it, and what an armed container can do for the pool.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -90,8 +90,11 @@ impl Starter {
         Self { engine, container, owner }
     }
 
-    /// Creates, starts and arms; on an error after creation the container is removed again.
-    async fn start_armed(&self) -> Result<ArmedContainer, StartError> {
+    /// Creates, starts and arms. `begun` gets the container that must be removed on an error.
+    async fn start_armed(
+        &self,
+        begun: &OnceLock<ContainerId>,
+    ) -> Result<ArmedContainer, StartError> {
         let facts = self.engine.image(&self.container.image).await.map_err(engine_error)?;
         check_image(&facts).map_err(|error| StartError {
             kind: ErrorKind::ImageOutdated,
@@ -99,35 +102,21 @@ impl Starter {
         })?;
         let spec = spec(&self.container, self.owner.label(), jiff::Timestamp::now());
         let id = self.engine.start(&spec).await.map_err(engine_error)?;
-        let armed = async {
-            let serve = [KEEPER.to_owned(), "serve".to_owned()];
-            let stream = self.engine.open(&id, &serve).await.map_err(engine_error)?;
-            let options =
-                KeeperOptions { heartbeat: self.container.heartbeat, silence: SILENCE_LEASED };
-            let (keeper, incoming, _) =
-                Keeper::connect(stream, options).await.map_err(keeper_error)?;
-            let armed = keeper.arm(ArmRequest::default()).await.map_err(keeper_error)?;
-            let unproved = check_posture(&spec, &armed.posture).map_err(|error| StartError {
-                kind: ErrorKind::EngineUnavailable,
-                sentence: format!("the engine did not confine a container as asked: {error}"),
-            })?;
-            if !unproved.is_empty() {
-                tracing::debug!(container = %id, ?unproved, "could not be read in the container");
-            }
-            Ok(ArmedContainer {
-                id: id.clone(),
-                keeper,
-                incoming,
-                fingerprint: armed.fingerprint,
-            })
+        let id = begun.get_or_init(|| id);
+        let serve = [KEEPER.to_owned(), "serve".to_owned()];
+        let stream = self.engine.open(id, &serve).await.map_err(engine_error)?;
+        let options =
+            KeeperOptions { heartbeat: self.container.heartbeat, silence: SILENCE_LEASED };
+        let (keeper, incoming, _) = Keeper::connect(stream, options).await.map_err(keeper_error)?;
+        let armed = keeper.arm(ArmRequest::default()).await.map_err(keeper_error)?;
+        let unproved = check_posture(&spec, &armed.posture).map_err(|error| StartError {
+            kind: ErrorKind::EngineUnavailable,
+            sentence: format!("the engine did not confine a container as asked: {error}"),
+        })?;
+        if !unproved.is_empty() {
+            tracing::debug!(container = %id, ?unproved, "could not be read in the container");
         }
-        .await;
-        if armed.is_err()
-            && let Err(error) = self.engine.remove(&id).await
-        {
-            tracing::warn!(container = %id, %error, "a container that could not be armed was not removed");
-        }
-        armed
+        Ok(ArmedContainer { id: id.clone(), keeper, incoming, fingerprint: armed.fingerprint })
     }
 }
 
@@ -137,7 +126,9 @@ impl Source for Starter {
     fn start(&self) -> BoxFuture<'_, Result<ArmedContainer, StartError>> {
         Box::pin(async {
             let limit = self.container.start_timeout;
-            tokio::time::timeout(limit, self.start_armed()).await.unwrap_or_else(|_| {
+            let begun = OnceLock::new();
+            let starting = tokio::time::timeout(limit, self.start_armed(&begun));
+            let started = starting.await.unwrap_or_else(|_| {
                 Err(StartError {
                     kind: ErrorKind::ContainerLost,
                     sentence: format!(
@@ -145,7 +136,13 @@ impl Source for Starter {
                         limit.as_secs()
                     ),
                 })
-            })
+            });
+            if let (Err(_), Some(id)) = (&started, begun.get())
+                && let Err(error) = self.engine.remove(id).await
+            {
+                tracing::warn!(container = %id, %error, "a container that could not be armed was not removed");
+            }
+            started
         })
     }
 
@@ -179,5 +176,37 @@ fn keeper_error(error: KeeperError) -> StartError {
             ),
         },
         other => StartError { kind: ErrorKind::ContainerLost, sentence: other.to_string() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::container::label;
+    use crate::container::spec::tests::config;
+    use crate::engine::fake::{FakeEngine, Manner, Verb};
+    use crate::keeper::wire;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_container_that_is_not_ready_in_time_is_removed_before_its_place_is_free() {
+        let state = tempfile::tempdir().unwrap();
+        let owner = Arc::new(Owner::claim(state.path()).unwrap());
+        let engine = FakeEngine::silent();
+        engine.set_image_labels(BTreeMap::from([
+            (label::PROTOCOL.to_owned(), wire::PROTOCOL.to_string()),
+            (label::CODEX.to_owned(), "1".to_owned()),
+        ]));
+        let starter = Starter::new(Arc::new(engine.clone()), config(), owner);
+        for manner in [Manner::Ok, Manner::Never, Manner::Err] {
+            engine.set(Verb::Open, manner);
+            let error = starter.start().await.unwrap_err();
+            assert_eq!(error.kind, ErrorKind::ContainerLost);
+            let named = error.sentence.contains("container.start_timeout");
+            assert_eq!(named, manner != Manner::Err, "{error}");
+            assert_eq!(engine.counts().alive, 0, "{manner:?}");
+        }
+        assert_eq!(engine.counts().created, 3);
     }
 }

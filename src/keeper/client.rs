@@ -170,8 +170,10 @@ impl Keeper {
         let (announce, arrivals) = mpsc::unbounded_channel();
         let (tell, lost) = watch::channel(None);
         let watched = Arc::clone(&silence);
+        let turn = incoming::Turn::default();
+        let arriving = turn.clone();
         let driver = tokio::spawn(async move {
-            let inbound = |stream| incoming::announce(stream, &announce);
+            let inbound = |stream| incoming::announce(stream, &announce, arriving.now());
             let loss = tokio::select! {
                 reason = driver.run(inbound) => Loss::Ended(reason),
                 length = watched.over(|| options.silence) => Loss::Silent(length),
@@ -207,7 +209,7 @@ impl Keeper {
         });
         let shared =
             Shared { opener, silence, lost, _driver: driver, _beat: AbortOnDropHandle::new(beat) };
-        Ok((Self { shared: Arc::new(shared) }, Incoming::new(arrivals), hello))
+        Ok((Self { shared: Arc::new(shared) }, Incoming::new(arrivals, turn), hello))
     }
 
     /// Prepares the writable places, starts the listeners, reads the posture and the fingerprint.

@@ -139,6 +139,39 @@ async fn both_directions_saturated_with_heartbeats_do_not_deadlock() {
 }
 
 #[tokio::test]
+async fn no_connection_of_one_job_comes_out_in_the_next() {
+    let (keeper, mut incoming, _served) = connect(64 * 1024, quick()).await;
+    let port = {
+        let free = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let request = ArmRequest { forward: vec![port], ..ArmRequest::default() };
+    keeper.arm(request).await.unwrap();
+    // More than are carried at once, so that some wait in the kernel; then their program is gone.
+    for _ in 0..40 {
+        let mut made = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        made.write_all(b"of the first job").await.unwrap();
+    }
+    let mut taken = incoming.accept().await.unwrap();
+    let mut bytes = [0; 16];
+    taken.read_exact(&mut bytes).await.unwrap();
+    keeper.reset().await.unwrap();
+    incoming.discard();
+    drop(taken);
+
+    let mut made = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    made.write_all(b"of the second job").await.unwrap();
+    let mut taken = incoming.accept().await.unwrap();
+    let mut bytes = [0; 17];
+    taken.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(&bytes, b"of the second job");
+    for _ in 0..20 {
+        keeper.round_trip().await.unwrap();
+    }
+    assert!(futures::poll!(Box::pin(incoming.accept())).is_pending());
+}
+
+#[tokio::test]
 async fn a_program_nobody_reads_stalls_nothing_else() {
     let (keeper, _incoming, _served) = connect(4096, quick()).await;
     let mut running = keeper.spawn(program("head -c 3000000 /dev/zero")).await.unwrap();

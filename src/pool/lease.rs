@@ -54,7 +54,7 @@ impl<S: Source> Lease<S> {
                 let mut state = self.shared.state.lock();
                 state.leased -= 1;
                 state.resetting += 1;
-                drop(state);
+                // Under the lock, so that a drain never sees it neither leased nor a task.
                 self.shared.tasks.spawn(reset(Arc::clone(&self.shared), member));
             }
             Verdict::Destroy(reason) => {

@@ -304,6 +304,27 @@ async fn draining_removes_all_and_answers_the_line() {
     assert!(matches!(pool.acquire(key(1)).await, Err(AcquireError::Closed)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn draining_is_not_held_up_by_a_caller_that_leaves_with_a_grant() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(0, 1));
+    let held = pool.acquire(key(1)).await.unwrap();
+    let mut waiting = Box::pin(pool.acquire(key(1)));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    held.settle(JobEnd::Completed);
+    while pool.waiting() > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut draining = Box::pin(pool.drain());
+    for _ in 0..10 {
+        assert!(futures::poll!(&mut draining).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(waiting);
+    tokio::time::timeout(Duration::from_secs(60), draining).await.unwrap();
+    assert_eq!((source.alive(), pool.status().leased), (0, 0));
+}
+
 /// One step of a random history.
 #[derive(Clone, Debug)]
 enum Step {

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,6 +17,18 @@ use crate::keeper::wire::IncomingHeader;
 #[derive(Debug)]
 pub struct Incoming {
     arrivals: mpsc::UnboundedReceiver<Connection>,
+    turn: Turn,
+}
+
+/// Counts the jobs of a container, so that a connection is known as one of an earlier job.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Turn(Arc<AtomicU64>);
+
+impl Turn {
+    /// The turn now.
+    pub(super) fn now(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// One connection that a program in the container made to a forwarded port. Dropping it resets it.
@@ -22,12 +36,13 @@ pub struct Incoming {
 pub struct Connection {
     stream: Stream,
     port: u16,
+    turn: u64,
 }
 
 /// Reads the header of a stream that the keeper opened and hands it on, in a task of its own: the
 /// driver must not wait. What never sends a header is dropped with the connection; there are at
 /// most as many as the multiplexer lets be open.
-pub(super) fn announce(stream: Stream, arrivals: &mpsc::UnboundedSender<Connection>) {
+pub(super) fn announce(stream: Stream, arrivals: &mpsc::UnboundedSender<Connection>, turn: u64) {
     let arrivals = arrivals.clone();
     tokio::spawn(async move {
         let mut frames = FrameReader::new(stream);
@@ -37,23 +52,30 @@ pub(super) fn announce(stream: Stream, arrivals: &mpsc::UnboundedSender<Connecti
         }
         if let Ok(IncomingHeader { port }) = frame.json() {
             // Nobody accepts any more: the connection is dropped and so reset.
-            let _ = arrivals.send(Connection { stream: frames.into_inner(), port });
+            let _ = arrivals.send(Connection { stream: frames.into_inner(), port, turn });
         }
     });
 }
 
 impl Incoming {
-    pub(super) fn new(arrivals: mpsc::UnboundedReceiver<Connection>) -> Self {
-        Self { arrivals }
+    pub(super) fn new(arrivals: mpsc::UnboundedReceiver<Connection>, turn: Turn) -> Self {
+        Self { arrivals, turn }
     }
 
     /// The next connection; `None` once the keeper is lost. Cancel safe.
     pub async fn accept(&mut self) -> Option<Connection> {
-        self.arrivals.recv().await
+        loop {
+            let connection = self.arrivals.recv().await?;
+            if connection.turn == self.turn.now() {
+                return Some(connection);
+            }
+        }
     }
 
-    /// Drops, and so resets, every connection that was not accepted yet.
+    /// Drops, and so resets, every connection that was made so far and not accepted, those whose
+    /// header is still on its way among them.
     pub fn discard(&mut self) {
+        self.turn.0.fetch_add(1, Ordering::SeqCst);
         while self.arrivals.try_recv().is_ok() {}
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncWriteExt, copy, sink};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::keeper::frame::{FrameWriter, Kind};
@@ -16,7 +17,8 @@ use crate::keeper::wire::IncomingHeader;
 /// multiplexer can hold, since a program of uid 1000 decides how many it opens.
 const CONNECTIONS: usize = 32;
 
-/// Listens on `port` until the handle is dropped. The permits bound the connections of all ports.
+/// Listens on `port` until the handle is dropped, and ends every connection with it. The permits
+/// bound the connections of all ports.
 pub(super) async fn listen(
     port: u16,
     opener: Opener,
@@ -24,7 +26,9 @@ pub(super) async fn listen(
 ) -> io::Result<AbortOnDropHandle<()>> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     let task = tokio::spawn(async move {
+        let mut carried = JoinSet::new();
         loop {
+            while carried.try_join_next().is_some() {}
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
             // Out of descriptors or the like: the next one may do better.
             let Ok((connection, _)) = listener.accept().await else {
@@ -32,7 +36,7 @@ pub(super) async fn listen(
                 continue;
             };
             let opener = opener.clone();
-            tokio::spawn(async move {
+            carried.spawn(async move {
                 // Either end may break a connection at any time; the other one sees it end.
                 let _ = carry(connection, port, &opener).await;
                 drop(permit);

@@ -128,18 +128,36 @@ impl<I: Inside> Core<I> {
     async fn arm(self: &Arc<Self>, request: ArmRequest) -> Result<Armed, Refusal> {
         let _tree = self.tree.lock().await;
         require_end(self.end().await?)?;
-        for port in request.forward.clone() {
-            if self.listeners.lock().contains_key(&port) {
-                continue;
+        for port in &request.forward {
+            if !self.listeners.lock().contains_key(port) {
+                self.listen(*port).await?;
             }
-            let listener =
-                forward::listen(port, self.opener.clone(), Arc::clone(&self.connections)).await;
-            let listener = listener.doing(format_args!("listen on port {port}"))?;
-            self.listeners.lock().insert(port, listener);
         }
         self.job.store(false, Ordering::Relaxed);
         let inside = Arc::clone(&self.inside);
         blocking(move || inside.arm(&request)).await
+    }
+
+    async fn listen(&self, port: u16) -> Result<(), Refusal> {
+        let listener =
+            forward::listen(port, self.opener.clone(), Arc::clone(&self.connections)).await;
+        let listener = listener.doing(format_args!("listen on port {port}"))?;
+        self.listeners.lock().insert(port, listener);
+        Ok(())
+    }
+
+    /// Ends every connection of programs that were ended, those among them that the kernel holds
+    /// and nobody has accepted: a request that waits there would go out in the name of the next
+    /// job.
+    async fn listen_anew(&self) -> Result<(), Refusal> {
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        for (port, listener) in listeners {
+            listener.abort();
+            // It ends by being aborted; only then the port is free.
+            let _ = listener.await;
+            self.listen(port).await?;
+        }
+        Ok(())
     }
 
     async fn end(&self) -> Result<EndReport, Refusal> {
@@ -151,6 +169,7 @@ impl<I: Inside> Core<I> {
         require_end(self.end().await?)?;
         let _tree = self.tree.lock().await;
         require_end(self.end().await?)?;
+        self.listen_anew().await?;
         let inside = Arc::clone(&self.inside);
         let fingerprint = blocking(move || inside.reset()).await?;
         self.job.store(false, Ordering::Relaxed);

@@ -141,6 +141,10 @@ enum Place {
     Choice,
     /// What a tool runs in.
     Environment,
+    /// `input`: text or items.
+    Input,
+    /// One item of `input`.
+    Item,
     /// A field that must be absent, null or false.
     Forbidden(&'static str),
     /// `store`.
@@ -167,6 +171,7 @@ enum Kind {
 struct Seen {
     kind: Option<String>,
     on_client: bool,
+    role: bool,
 }
 
 struct Walk<'a, 's> {
@@ -212,6 +217,7 @@ impl Walk<'_, '_> {
                 "prompt" => return Place::Forbidden("a stored prompt"),
                 "text" => return Place::Schema,
                 "tool_choice" => return Place::Choice,
+                "input" => return Place::Input,
                 _ => {}
             },
             _ => {}
@@ -275,6 +281,8 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Kind, A::Error> {
         let place = match self.place {
             Place::Tools => Place::Tool,
+            Place::Input => Place::Item,
+            Place::Item => Place::Other,
             Place::Top => return Err(refuse("the body is no JSON object")),
             Place::Forbidden(what) => return Err(refuse(format_args!("{what} is refused"))),
             Place::Store => return Err(refuse("\"store\" must be false")),
@@ -311,6 +319,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
                 ("type", Kind::Name(name)) => seen.kind = Some(name),
                 ("execution", Kind::Name(name)) => seen.on_client |= name == "client",
                 ("environment", Kind::ClientEnvironment) => seen.on_client = true,
+                ("role", _) => seen.role = true,
                 _ => {}
             }
             keys.insert(key.into_owned());
@@ -326,7 +335,11 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
             Place::Environment if seen.kind.as_deref() == Some("local") => {
                 return Ok(Kind::ClientEnvironment);
             }
-            Place::Other if seen.kind.as_deref() == Some("item_reference") => {
+            Place::Item if seen.kind.is_none() && !seen.role => {
+                // What is no message and says no type is read as a reference, too.
+                return Err(refuse("a stored item is refused"));
+            }
+            Place::Item | Place::Other if seen.kind.as_deref() == Some("item_reference") => {
                 return Err(refuse("a stored item is refused"));
             }
             _ => {}
@@ -370,6 +383,7 @@ mod tests {
         checked(|b| b["tools"] = json!([{"type": "web_search"}])).unwrap();
         checked(|b| b["tool_choice"] = json!({"type": "function", "name": "f"})).unwrap();
         checked(|b| b["input"] = json!("text")).unwrap();
+        checked(|b| b["input"] = json!([{"role": "user", "content": "text"}])).unwrap();
     }
 
     #[test]
@@ -396,6 +410,8 @@ mod tests {
             (|b| b["input"][1]["content"][1]["file_url"] = json!("//example.com"), "URL"),
             (|b| b["input"][1]["content"][1]["file_id"] = json!("file-1"), "stored file"),
             (|b| b["input"][1] = json!({"type": "item_reference", "id": "i"}), "stored item"),
+            (|b| b["input"][1] = json!({"id": "i"}), "stored item"),
+            (|b| b["input"][1] = json!({"type": null, "id": "i"}), "stored item"),
             (|b| b["store"] = json!(true), "\"store\""),
             (|b| b["store"] = Value::Null, "\"store\""),
             (|b| drop(b.as_object_mut().unwrap().remove("store")), "\"store\""),
