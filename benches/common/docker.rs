@@ -118,7 +118,6 @@ impl Docker {
     }
 
     /// Unpacks `path` of the image below `to`.
-    #[allow(dead_code, reason = "not every benchmark needs it")]
     pub(crate) async fn extract(&mut self, path: &str, to: &Path) -> Result<(), Failed> {
         let id = self.create(&json!({"Image": IMAGE})).await?;
         let archive =
@@ -129,7 +128,6 @@ impl Docker {
     }
 
     /// Makes an image `name` that is ours but for the program at `path`.
-    #[allow(dead_code, reason = "not every benchmark needs it")]
     pub(crate) async fn stand_in(
         &mut self,
         name: &str,
@@ -157,7 +155,6 @@ impl Docker {
     }
 
     /// Removes an image.
-    #[allow(dead_code, reason = "not every benchmark needs it")]
     pub(crate) async fn remove_image(&mut self, name: &str) -> Result<(), Failed> {
         self.plain(Method::DELETE, &format!("/images/{name}?force=1")).await?;
         Ok(())

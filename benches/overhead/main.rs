@@ -10,12 +10,16 @@
 //! whole call less the time from the first request's arrival to the end of the last answer.
 //! `BENCH_ROUNDS` sets the rounds (40); it exits with 1 if a target is missed.
 
+#[allow(dead_code, reason = "shared with what uses other parts of it")]
 #[path = "../../src/cli/demo/client.rs"]
 mod client;
+#[allow(dead_code, reason = "shared with what uses other parts of it")]
 #[path = "../common/docker.rs"]
 mod docker;
+#[allow(dead_code, reason = "shared with what uses other parts of it")]
 #[path = "../common/figures.rs"]
 mod figures;
+#[allow(dead_code, reason = "shared with what uses other parts of it")]
 #[path = "../common/place.rs"]
 mod place;
 
