@@ -1,0 +1,162 @@
+//! The engine's own API over its socket, as bare as can be: the arms that are compared with ours
+//! must not pay for a client program or a library.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+
+/// The API version, which every engine since 2021 speaks.
+const VERSION: &str = "v1.41";
+
+/// The image that everything is measured with.
+pub(crate) const IMAGE: &str = "codex-runner:latest";
+
+/// What an arm can fail with; the benchmark then ends.
+pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// One connection, kept open.
+#[derive(Debug)]
+pub(crate) struct Docker {
+    socket: PathBuf,
+    sender: Option<SendRequest<Full<Bytes>>>,
+}
+
+impl Docker {
+    /// The engine that `DOCKER_HOST` names, or the usual one.
+    pub(crate) fn find() -> Result<Self, Failed> {
+        let host = std::env::var("DOCKER_HOST").unwrap_or_default();
+        let socket = match host.strip_prefix("unix://") {
+            Some(path) => path,
+            None if host.is_empty() => "/var/run/docker.sock",
+            None => return Err("the benchmark needs an engine at a unix socket".into()),
+        };
+        Ok(Self { socket: socket.into(), sender: None })
+    }
+
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> Result<Bytes, Failed> {
+        let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender,
+            None => {
+                let stream = UnixStream::connect(&self.socket).await?;
+                let (sender, connection) =
+                    hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+                tokio::spawn(connection);
+                sender
+            }
+        };
+        sender.ready().await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/{VERSION}{path}"))
+            .header("host", "docker")
+            .header("content-type", kind)
+            .body(Full::new(body))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        self.sender = Some(sender);
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(format!("{path}: {status}: {}", String::from_utf8_lossy(&body)).into())
+        }
+    }
+
+    async fn json(&mut self, method: Method, path: &str, body: &Value) -> Result<Value, Failed> {
+        let bytes = body.to_string().into_bytes().into();
+        let answer = self.send(method, path, "application/json", bytes).await?;
+        Ok(if answer.is_empty() { Value::Null } else { serde_json::from_slice(&answer)? })
+    }
+
+    async fn plain(&mut self, method: Method, path: &str) -> Result<Bytes, Failed> {
+        self.send(method, path, "application/json", Bytes::new()).await
+    }
+
+    /// The image's identifier.
+    pub(crate) async fn image_id(&mut self) -> Result<String, Failed> {
+        let facts: Value = serde_json::from_slice(
+            &self.plain(Method::GET, &format!("/images/{IMAGE}/json")).await?,
+        )?;
+        let id = facts["Id"].as_str().unwrap_or_default();
+        Ok(id.strip_prefix("sha256:").unwrap_or(id).to_owned())
+    }
+
+    /// Creates a container; gives its identifier.
+    pub(crate) async fn create(&mut self, spec: &Value) -> Result<String, Failed> {
+        let answer = self.json(Method::POST, "/containers/create", spec).await?;
+        Ok(answer["Id"].as_str().ok_or("a container without an identifier")?.to_owned())
+    }
+
+    /// Removes a container with its volumes.
+    pub(crate) async fn remove(&mut self, id: &str) -> Result<(), Failed> {
+        self.plain(Method::DELETE, &format!("/containers/{id}?force=1&v=1")).await?;
+        Ok(())
+    }
+
+    /// What the replaced server did for each run: create, start, wait, logs, remove. Gives the exit
+    /// code and the logs.
+    pub(crate) async fn run_once(&mut self, spec: &Value) -> Result<(i64, Bytes), Failed> {
+        let id = self.create(spec).await?;
+        self.plain(Method::POST, &format!("/containers/{id}/start")).await?;
+        let ended = self.json(Method::POST, &format!("/containers/{id}/wait"), &json!({})).await?;
+        let logs =
+            self.plain(Method::GET, &format!("/containers/{id}/logs?stdout=1&stderr=1")).await?;
+        self.remove(&id).await?;
+        Ok((ended["StatusCode"].as_i64().unwrap_or(-1), logs))
+    }
+
+    /// Unpacks `path` of the image below `to`.
+    pub(crate) async fn extract(&mut self, path: &str, to: &Path) -> Result<(), Failed> {
+        let id = self.create(&json!({"Image": IMAGE})).await?;
+        let archive =
+            self.plain(Method::GET, &format!("/containers/{id}/archive?path={path}")).await;
+        self.remove(&id).await?;
+        tar::Archive::new(&archive?[..]).unpack(to)?;
+        Ok(())
+    }
+
+    /// Makes an image `name` that is ours but for the program at `path`.
+    pub(crate) async fn stand_in(
+        &mut self,
+        name: &str,
+        path: &str,
+        program: &str,
+    ) -> Result<(), Failed> {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(program.len() as u64);
+        header.set_mode(0o755);
+        let mut archive = tar::Builder::new(Vec::new());
+        archive.append_data(&mut header, path.trim_start_matches('/'), program.as_bytes())?;
+        let archive = archive.into_inner()?;
+        let id = self.create(&json!({"Image": IMAGE})).await?;
+        let put = format!("/containers/{id}/archive?path=/");
+        let made = match self.send(Method::PUT, &put, "application/x-tar", archive.into()).await {
+            Ok(_) => {
+                let (repo, tag) = name.split_once(':').unwrap_or((name, "latest"));
+                let commit = format!("/commit?container={id}&repo={repo}&tag={tag}");
+                self.json(Method::POST, &commit, &json!({})).await.map(drop)
+            }
+            Err(error) => Err(error),
+        };
+        self.remove(&id).await?;
+        made
+    }
+
+    /// Removes an image.
+    pub(crate) async fn remove_image(&mut self, name: &str) -> Result<(), Failed> {
+        self.plain(Method::DELETE, &format!("/images/{name}?force=1")).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,37 @@
+//! Percentiles and tables.
+
+use std::io::Write;
+use std::time::Duration;
+
+/// Milliseconds.
+pub(crate) fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+/// The value that `percent` of `values` do not exceed.
+pub(crate) fn percentile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}
+
+/// Prints a line; a reader that has gone is no error.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Prints a table.
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::ASCII_MARKDOWN).set_header(header).add_rows(rows);
+    say(&table.to_string());
+}
+
+/// One target that decides the exit code.
+pub(crate) fn gate(what: &str, value: f64, limit: f64, unit: &str) -> bool {
+    let pass = value <= limit;
+    let word = if pass { "pass" } else { "FAIL" };
+    say(&format!("{word}  {what}: {value:.3}{unit}, at most {limit:.3}{unit}"));
+    pass
+}

@@ -1,0 +1,370 @@
+//! Time to the first model request, and overhead, of three ways to run the same Codex with the same
+//! configuration against the same scripted model, taking turns:
+//!
+//! - *host*: `codex exec` on the host, without any container;
+//! - *container a run*: what the replaced server did: create, start, wait, logs, remove, with the
+//!   workspace and `CODEX_HOME` bind-mounted, over the engine's API without a client program;
+//! - *ours*: `codex_run` of the real server binary, over MCP on stdio.
+//!
+//! *First request* is from the call to the arrival of the first model request; *overhead* is the
+//! whole call less the time from the first request's arrival to the end of the last answer.
+//! `BENCH_ROUNDS` sets the rounds (40); it exits with 1 if a target is missed.
+
+#[allow(dead_code, reason = "shared with what uses other parts of it")]
+#[path = "../../src/cli/demo/client.rs"]
+mod client;
+#[allow(dead_code, reason = "shared with what uses other parts of it")]
+#[path = "../common/docker.rs"]
+mod docker;
+#[allow(dead_code, reason = "shared with what uses other parts of it")]
+#[path = "../common/figures.rs"]
+mod figures;
+#[allow(dead_code, reason = "shared with what uses other parts of it")]
+#[path = "../common/place.rs"]
+mod place;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::Instant;
+
+use mcp_codex_orchestrator::model::scripted::{Script, ScriptedModel, Step};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use docker::{Docker, Failed, IMAGE};
+use figures::{gate, ms, percentile, say, table};
+use place::{Server, small_project};
+
+const PROMPT: &str = "Write one file.";
+const ROUNDS: usize = 40;
+const WARM_UP: usize = 4;
+/// What the model writes.
+const FILE: &str = "written.txt";
+const ARMS: [&str; 3] = ["host", "container a run", "ours"];
+/// Flags of `codex exec` in all arms; ours has the prompt on stdin instead of in the arguments.
+const FLAGS: [&str; 7] = [
+    "exec",
+    "--json",
+    "--dangerously-bypass-approvals-and-sandbox",
+    "--ephemeral",
+    "--skip-git-repo-check",
+    "--color",
+    "never",
+];
+
+/// One call of one arm, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    first: f64,
+    overhead: f64,
+    total: f64,
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(measure()),
+        Err(error) => Err(error.into()),
+    };
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("the benchmark cannot be run: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure() -> Result<bool, Failed> {
+    let rounds = match std::env::var("BENCH_ROUNDS") {
+        Ok(rounds) => rounds.parse()?,
+        Err(_) => ROUNDS,
+    };
+    let mut arms = Arms::prepare().await?;
+    say(&format!(
+        "{rounds} rounds after {WARM_UP} to warm up; the arms take turns. Before each turn the \
+         pool is at rest:\nno container is being started, reset or removed, so no arm pays for the \
+         one before it."
+    ));
+    let mut samples: [Vec<Sample>; 3] = Default::default();
+    let mut phases: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+    for round in 0..rounds + WARM_UP {
+        let host = arms.host().await?;
+        let container = arms.container().await?;
+        let (ours, result) = arms.ours().await?;
+        if round < WARM_UP {
+            continue;
+        }
+        for (arm, sample) in samples.iter_mut().zip([host, container, ours]) {
+            arm.push(sample);
+        }
+        for (phase, took) in result["timings_ms"].as_object().into_iter().flatten() {
+            phases.entry(phase.clone()).or_default().push(took.as_f64().unwrap_or_default());
+        }
+    }
+    let status = arms.server.rest().await?;
+    arms.server.client.close().await?;
+    report(&samples, &phases, &status);
+    Ok(judge(&samples, &phases))
+}
+
+fn report(samples: &[Vec<Sample>; 3], phases: &BTreeMap<String, Vec<f64>>, status: &Value) {
+    let mut rows = Vec::new();
+    for (name, arm) in ARMS.iter().zip(samples) {
+        let mut row = vec![(*name).to_owned()];
+        for of in [|s: &Sample| s.first, |s: &Sample| s.overhead, |s: &Sample| s.total] {
+            let values: Vec<f64> = arm.iter().map(of).collect();
+            row.push(format!("{:.1}", percentile(&values, 50)));
+            row.push(format!("{:.1}", percentile(&values, 95)));
+        }
+        rows.push(row);
+    }
+    say("\nMilliseconds");
+    let header =
+        ["arm", "first request p50", "p95", "overhead p50", "p95", "whole call p50", "p95"];
+    table(&header, &rows);
+
+    let mut rows = Vec::new();
+    for (name, other) in ARMS.iter().zip(samples).take(2) {
+        rows.push(vec![
+            format!("ours / {name}"),
+            format!("{:.2}", paired(&samples[2], other, |s| s.first)),
+            format!("{:.2}", paired(&samples[2], other, |s| s.overhead)),
+            format!("{:.2}", paired(&samples[2], other, |s| s.total)),
+        ]);
+    }
+    say("\nMedians of the ratios within a round");
+    table(&["ratio", "first request", "overhead", "whole call"], &rows);
+
+    let rows: Vec<_> = phases
+        .iter()
+        .map(|(phase, values)| {
+            let at = |percent| format!("{:.3}", percentile(values, percent));
+            vec![phase.clone(), at(50), at(95), at(99)]
+        })
+        .collect();
+    say("\nOurs, as its results tell it (timings_ms)");
+    table(&["phase", "p50", "p95", "p99"], &rows);
+
+    let rows: Vec<_> = status["latency_ms"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(phase, values)| {
+            let at = |name: &str| format!("{:.3}", values[name].as_f64().unwrap_or_default());
+            vec![phase.clone(), at("p50"), at("p95"), at("p99")]
+        })
+        .collect();
+    say("\nThe pool, warm-up included (codex_pool_status)");
+    table(&["phase", "p50", "p95", "p99"], &rows);
+    say("");
+}
+
+fn judge(samples: &[Vec<Sample>; 3], phases: &BTreeMap<String, Vec<f64>>) -> bool {
+    let median = |arm: &[Sample]| percentile(&arm.iter().map(|s| s.first).collect::<Vec<_>>(), 50);
+    let checkout = phases.get("checkout").map_or(&[][..], Vec::as_slice);
+    let passed = [
+        gate(
+            "overhead, ours / container a run (median of ratios)",
+            paired(&samples[2], &samples[1], |s| s.overhead),
+            0.5,
+            "",
+        ),
+        gate(
+            "first request p50, ours against host",
+            median(&samples[2]),
+            median(&samples[0]),
+            " ms",
+        ),
+        gate("checkout p50", percentile(checkout, 50), 1.0, " ms"),
+    ];
+    passed.iter().all(|passed| *passed)
+}
+
+/// The median of the ratios of samples of the same round.
+fn paired(ours: &[Sample], other: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
+    let ratios: Vec<f64> = ours.iter().zip(other).map(|(a, b)| of(a) / of(b)).collect();
+    percentile(&ratios, 50)
+}
+
+/// The three ways, ready to be called.
+struct Arms {
+    docker: Docker,
+    model: ScriptedModel,
+    server: Server,
+    codex: PathBuf,
+    home: tempfile::TempDir,
+}
+
+impl Arms {
+    async fn prepare() -> Result<Self, Failed> {
+        let mut docker = Docker::find()?;
+        let image = docker.image_id().await?;
+        let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join(image.get(..16).unwrap_or(&image));
+        let codex = cache.join("codex");
+        if !codex.is_dir() {
+            let part = cache.with_extension("part");
+            let _ = fs::remove_dir_all(&part);
+            docker.extract("/opt/codex", &part).await?;
+            fs::rename(&part, &cache)?;
+        }
+        let model = ScriptedModel::start(Script::always(vec![
+            Step::write(FILE, "written\n"),
+            Step::Say("Written.".into()),
+        ]))
+        .await?;
+        let home = tempfile::tempdir()?;
+        // uid 1000 of the container must reach what is mounted.
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755))?;
+        for arm in ["host", "container", "ours"] {
+            let path = home.path().join(arm);
+            small_project(&path)?;
+            // As the image's configuration, but for the place of the model.
+            let codex_home = home.path().join(format!("{arm}-codex-home"));
+            copy(&codex.join("home-template"), &codex_home)?;
+            let config = codex_home.join("config.toml");
+            let text = fs::read_to_string(&config)?;
+            let direct = text.replace("http://127.0.0.1:8787/v1", &model.base_url());
+            if direct == text {
+                return Err("the image's configuration has no base_url that is known".into());
+            }
+            fs::remove_file(&config)?;
+            fs::write(&config, direct)?;
+            if arm == "container" {
+                open(&path)?;
+                open(&codex_home)?;
+            }
+        }
+        let workspace = home.path().join("ours");
+        let server =
+            Server::start(&home.path().join("server"), &workspace, &model.base_url(), "").await?;
+        Ok(Self { docker, model, server, codex: codex.join("bin/codex"), home })
+    }
+
+    async fn host(&mut self) -> Result<Sample, Failed> {
+        let workspace = self.begin("host")?;
+        let mut command = Command::new(&self.codex);
+        command
+            .args(FLAGS)
+            .arg("-C")
+            .arg(&workspace)
+            .arg(PROMPT)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.home.path())
+            .env("CODEX_HOME", self.home.path().join("host-codex-home"))
+            .env("LANG", "C.UTF-8")
+            .env("SHELL", "/bin/bash")
+            .current_dir(&workspace)
+            .stdin(Stdio::null());
+        let began = Instant::now();
+        let output = command.output().await?;
+        let sample = self.end(began, &workspace)?;
+        if !output.status.success() {
+            return Err(format!("codex on the host: {output:?}").into());
+        }
+        Ok(sample)
+    }
+
+    async fn container(&mut self) -> Result<Sample, Failed> {
+        let workspace = self.begin("container")?;
+        let codex_home = self.home.path().join("container-codex-home");
+        let mut argv = vec!["codex"];
+        argv.extend(FLAGS);
+        argv.extend(["-C", "/app", PROMPT]);
+        let spec = json!({
+            "Image": IMAGE,
+            "Cmd": argv,
+            "WorkingDir": "/app",
+            "HostConfig": {
+                "NetworkMode": "host",
+                "Binds": [
+                    format!("{}:/app", workspace.display()),
+                    format!("{}:/home/codex/.codex", codex_home.display()),
+                ],
+            },
+        });
+        let began = Instant::now();
+        let (code, logs) = self.docker.run_once(&spec).await?;
+        let sample = self.end(began, &workspace);
+        if code != 0 {
+            return Err(
+                format!("codex exited with {code}: {}", String::from_utf8_lossy(&logs)).into()
+            );
+        }
+        sample
+    }
+
+    async fn ours(&mut self) -> Result<(Sample, Value), Failed> {
+        let workspace = self.begin("ours")?;
+        let began = Instant::now();
+        let result = self.server.run(json!({"prompt": PROMPT})).await?;
+        let sample = self.end(began, &workspace)?;
+        if result["warm"] != true {
+            return Err("no container was waiting".into());
+        }
+        self.server.rest().await?;
+        Ok((sample, result))
+    }
+
+    /// Makes the arm's workspace as it was at first.
+    fn begin(&self, arm: &str) -> Result<PathBuf, Failed> {
+        let workspace = self.home.path().join(arm);
+        match fs::remove_file(workspace.join(FILE)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        drop(self.model.take_requests());
+        Ok(workspace)
+    }
+
+    /// What came out of a call that began at `began` and has just ended.
+    fn end(&self, began: Instant, workspace: &Path) -> Result<Sample, Failed> {
+        let total = began.elapsed();
+        let requests = self.model.take_requests();
+        let (Some(first), Some(last)) =
+            (requests.first(), requests.iter().filter_map(|request| request.answered).max())
+        else {
+            return Err("the model was not asked".into());
+        };
+        if !workspace.join(FILE).exists() {
+            return Err(format!("no {FILE} in {}", workspace.display()).into());
+        }
+        let model = last.duration_since(first.at);
+        Ok(Sample {
+            first: ms(first.at.duration_since(began)),
+            overhead: ms(total.saturating_sub(model)),
+            total: ms(total),
+        })
+    }
+}
+
+fn copy(from: &Path, to: &Path) -> Result<(), Failed> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets every user write it: the container's user is another than ours.
+fn open(path: &Path) -> Result<(), Failed> {
+    let directory = fs::metadata(path)?.is_dir();
+    fs::set_permissions(path, fs::Permissions::from_mode(if directory { 0o777 } else { 0o666 }))?;
+    if directory {
+        for entry in fs::read_dir(path)? {
+            open(&entry?.path())?;
+        }
+    }
+    Ok(())
+}
