@@ -12,15 +12,12 @@ use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
 use crate::record::Record;
 use crate::workspace::apply::{Applied, apply};
-use crate::workspace::change::{self, Change, ChangeSet, ChangeState};
+use crate::workspace::change::{Change, ChangeSet, ChangeState};
 use crate::workspace::lock::{self, LockError, WorkspaceLock};
 use crate::workspace::{Workspace, WorkspaceKey, diff};
 
 use super::call::{ApplyCall, DiffCall};
-use super::result::{
-    ApplyReport, ChangesState, DiffPage, ResultChange, ResultChangeKind, ResultChangeState,
-    ResultConflict, RunResult,
-};
+use super::result::{ApplyReport, DiffPage, ResultChange, ResultConflict, RunResult};
 use super::told::cancelled;
 use super::{LOCK_TIMEOUT, Orchestrator, blocking};
 
@@ -80,7 +77,7 @@ pub(super) async fn keep_and_apply(
 /// asked for, so they count as changed files.
 pub(super) fn tell(result: &mut RunResult, outcome: &Outcome, proposed: bool) {
     result.changes = outcome.set.changes.iter().map(shown).collect();
-    result.changes_state = state(&outcome.set);
+    result.changes_state = outcome.set.state();
     result.conflicts = conflicts(&outcome.applied);
     result.files_changed = outcome
         .set
@@ -117,7 +114,7 @@ pub(super) async fn diff(orchestrator: &Orchestrator, call: DiffCall) -> Result<
         }
         Ok(DiffPage {
             run_id: call.run_id,
-            changes_state: state(&set),
+            changes_state: set.state(),
             page: number,
             pages: page.pages,
             diff: page.text,
@@ -165,14 +162,19 @@ pub(super) async fn apply_held(
         set.merge(chosen);
         files.save(&set)?;
         let applied = applied?;
-        let files_changed = applied_paths(&set)
+        let files_changed: Vec<String> = applied_paths(&set)
             .filter(|path| !before.contains(path))
             .map(ToString::to_string)
             .collect();
         let notes = notes(&applied);
         result.changes = set.changes.iter().map(shown).collect();
-        result.changes_state = state(&set);
-        result.conflicts = conflicts(&applied);
+        result.changes_state = set.state();
+        let conflicts = conflicts(&applied);
+        let settled = |path: &str| files_changed.iter().any(|changed| changed == path);
+        result.conflicts.retain(|known| {
+            !settled(&known.path) && !conflicts.iter().any(|conflict| conflict.path == known.path)
+        });
+        result.conflicts.extend(conflicts.iter().cloned());
         result.files_changed = applied_paths(&set).map(ToString::to_string).collect();
         result.notes.extend(notes.iter().cloned());
         record.replace_result(&result)?;
@@ -181,7 +183,7 @@ pub(super) async fn apply_held(
             changes_state: result.changes_state,
             files_changed,
             changes: result.changes,
-            conflicts: result.conflicts,
+            conflicts,
             notes,
             truncated: false,
         }
@@ -316,29 +318,10 @@ fn notes(applied: &Applied) -> Vec<String> {
 fn shown(change: &Change) -> ResultChange {
     ResultChange {
         path: change.path.to_string(),
-        kind: match change.kind {
-            change::ChangeKind::Added => ResultChangeKind::Added,
-            change::ChangeKind::Modified => ResultChangeKind::Modified,
-            change::ChangeKind::Deleted => ResultChangeKind::Deleted,
-            change::ChangeKind::Mode => ResultChangeKind::Mode,
-            change::ChangeKind::Link => ResultChangeKind::Link,
-            change::ChangeKind::Directory => ResultChangeKind::Directory,
-        },
+        kind: change.kind,
         bytes: change.bytes,
-        state: match change.state {
-            ChangeState::Applied => ResultChangeState::Applied,
-            ChangeState::Held => ResultChangeState::Held,
-        },
+        state: change.state,
         reason: change.reason.clone(),
-    }
-}
-
-fn state(set: &ChangeSet) -> ChangesState {
-    match set.state() {
-        change::ChangesState::None => ChangesState::None,
-        change::ChangesState::Applied => ChangesState::Applied,
-        change::ChangesState::Partly => ChangesState::Partly,
-        change::ChangesState::Held => ChangesState::Held,
     }
 }
 

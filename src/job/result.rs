@@ -5,7 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::codex::outcome::Usage;
 use crate::failure::{ErrorKind, Failure};
+pub use crate::workspace::change::{ChangeKind, ChangeState, ChangesState};
 
 /// Entries of a list that go to a caller at most; the run folder has them all.
 pub const MAX_LISTED: usize = 500;
@@ -33,59 +35,17 @@ pub enum Status {
     Cancelled,
 }
 
-/// What has become of the changes as a whole.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ChangesState {
-    /// There is none.
-    None,
-    /// All are in the workspace.
-    Applied,
-    /// Some are in the workspace, some are held.
-    Partly,
-    /// None is in the workspace; all are in the run folder.
-    Held,
-}
-
-/// What happened to one path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ResultChangeKind {
-    /// It is new.
-    Added,
-    /// Its content is another.
-    Modified,
-    /// It is gone.
-    Deleted,
-    /// Only its executable bit differs.
-    Mode,
-    /// It is a symbolic link, new or with another target.
-    Link,
-    /// It is a directory, new or gone.
-    Directory,
-}
-
-/// What has become of one change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ResultChangeState {
-    /// It is in the workspace.
-    Applied,
-    /// It is in the run folder.
-    Held,
-}
-
 /// One change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ResultChange {
     /// Relative to the workspace; quoted as git quotes names if it is no plain text.
     pub path: String,
     /// What happened to it.
-    pub kind: ResultChangeKind,
+    pub kind: ChangeKind,
     /// Size of the new content in bytes; 0 for what has none.
     pub bytes: u64,
     /// What has become of it.
-    pub state: ResultChangeState,
+    pub state: ChangeState,
     /// Why it is held.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -107,21 +67,6 @@ pub struct IgnoredNew {
     pub path: String,
     /// Size of all in it.
     pub bytes: u64,
-}
-
-/// Tokens, as the provider counted them.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
-)]
-pub struct Usage {
-    /// Of the input.
-    pub input_tokens: u64,
-    /// Those of the input that the provider had cached.
-    pub cached_input_tokens: u64,
-    /// Of the output.
-    pub output_tokens: u64,
-    /// Those of the output that were reasoning.
-    pub reasoning_output_tokens: u64,
 }
 
 /// Where the time went, in milliseconds. A phase that was not reached is left out.
@@ -332,8 +277,8 @@ impl RunResult {
 
     fn changes_text(&self) -> String {
         let run_id = self.run_id.as_deref().unwrap_or_default();
-        let applied = self.paths_text(ResultChangeState::Applied);
-        let held = self.paths_text(ResultChangeState::Held);
+        let applied = self.paths_text(ChangeState::Applied);
+        let held = self.paths_text(ChangeState::Held);
         let later = format!(
             "codex_run_diff with run_id \"{run_id}\" shows them, codex_run_apply applies them."
         );
@@ -359,7 +304,7 @@ impl RunResult {
         text
     }
 
-    fn paths_text(&self, state: ResultChangeState) -> String {
+    fn paths_text(&self, state: ChangeState) -> String {
         let mut text = String::new();
         let mut count = 0;
         for change in self.changes.iter().filter(|change| change.state == state) {
@@ -377,20 +322,6 @@ impl RunResult {
         }
         push_rest(&mut text, count);
         text
-    }
-}
-
-impl ResultChangeKind {
-    /// As it stands in a result.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Added => "added",
-            Self::Modified => "modified",
-            Self::Deleted => "deleted",
-            Self::Mode => "mode",
-            Self::Link => "link",
-            Self::Directory => "directory",
-        }
     }
 }
 

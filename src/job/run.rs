@@ -28,7 +28,7 @@ use crate::workspace::{GitSent, Snapshot, Workspace};
 
 use super::call::{Mode, RunCall};
 use super::progress::ProgressSender;
-use super::result::{ChangesState, IgnoredNew, RunResult, Sent, Status, Usage};
+use super::result::{ChangesState, IgnoredNew, RunResult, Sent, Status};
 use super::told::{cancelled, has_working_dir, join, last_bytes, not_started, with_fate};
 use super::transfer::{collect_changes, keeper_failure, send_workspace};
 use super::{Orchestrator, blocking, changes};
@@ -383,12 +383,7 @@ impl Job<'_> {
         }
         // Redacted first: the cut might leave a part of what would be known as a secret.
         self.result.output = last_bytes(&gateway.redact(&output), limit);
-        self.result.usage = outcome.usage.map(|usage| Usage {
-            input_tokens: usage.input_tokens,
-            cached_input_tokens: usage.cached_input_tokens,
-            output_tokens: usage.output_tokens,
-            reasoning_output_tokens: usage.reasoning_output_tokens,
-        });
+        self.result.usage = outcome.usage;
     }
 
     /// Ends every process and takes in what changed.

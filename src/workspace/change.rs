@@ -28,6 +28,20 @@ pub enum ChangeKind {
     Directory,
 }
 
+impl ChangeKind {
+    /// As it stands in a result.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Added => "added",
+            Self::Modified => "modified",
+            Self::Deleted => "deleted",
+            Self::Mode => "mode",
+            Self::Link => "link",
+            Self::Directory => "directory",
+        }
+    }
+}
+
 /// Whether a change is in the workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]

@@ -1,13 +1,7 @@
 use super::*;
 
-fn change(path: &str, state: ResultChangeState) -> ResultChange {
-    ResultChange {
-        path: path.into(),
-        kind: ResultChangeKind::Modified,
-        bytes: 1,
-        state,
-        reason: None,
-    }
+fn change(path: &str, state: ChangeState) -> ResultChange {
+    ResultChange { path: path.into(), kind: ChangeKind::Modified, bytes: 1, state, reason: None }
 }
 
 #[test]
@@ -51,7 +45,7 @@ fn lists_are_cut_and_say_so() {
 #[test]
 fn text_of_held_changes_names_the_tools() {
     let mut result = RunResult::completed("r1");
-    result.changes = vec![change("src/a.rs", ResultChangeState::Held)];
+    result.changes = vec![change("src/a.rs", ChangeState::Held)];
     result.changes_state = ChangesState::Held;
     let text = result.text();
     for part in ["modified src/a.rs", "codex_run_diff", "codex_run_apply", "\"r1\""] {
@@ -71,7 +65,7 @@ fn text_of_a_failure_begins_with_its_sentence() {
 fn text_of_many_changes_is_short() {
     let mut result = RunResult::completed("r1");
     result.changes_state = ChangesState::Applied;
-    result.changes = vec![change("a", ResultChangeState::Applied); 60];
+    result.changes = vec![change("a", ChangeState::Applied); 60];
     let text = result.text();
     assert!(text.contains("and 10 more"), "{text}");
 }
