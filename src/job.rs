@@ -84,6 +84,8 @@ pub struct Orchestrator {
     pool: Pool<Starter>,
     /// The gateway for the credential it was made for; made anew when that changes.
     gateway: Mutex<Option<(Credential, Gateway)>>,
+    /// Cancelled by [`Orchestrator::stop`]: what takes long is given up.
+    ending: CancellationToken,
     /// Sweeps and greets the engine; ends with the orchestrator.
     _background: AbortOnDropHandle<()>,
 }
@@ -145,13 +147,16 @@ impl Orchestrator {
             engine_facts,
             pool,
             gateway: Mutex::new(None),
+            ending: CancellationToken::new(),
             _background: AbortOnDropHandle::new(background),
         })
     }
 
     /// Removes every container. Resolves when they are gone or `limit` is over; what is left then
-    /// ends by itself, since its stream ends with this process, and is swept by the next one.
+    /// ends by itself, since its stream ends with this process, and is swept by the next one. Runs
+    /// that were cancelled have half of `server.shutdown_grace` to collect what Codex had changed.
     pub async fn stop(&self, limit: Duration) {
+        self.ending.cancel();
         if tokio::time::timeout(limit, self.pool.drain()).await.is_err() {
             tracing::warn!("containers were left to end by themselves (server.shutdown_grace)");
         }

@@ -29,7 +29,7 @@ use crate::workspace::{GitSent, Snapshot, Workspace};
 use super::call::{Mode, RunCall};
 use super::progress::ProgressSender;
 use super::result::{ChangesState, IgnoredNew, RunResult, Sent, Status};
-use super::told::{cancelled, has_working_dir, join, last_bytes, not_started, with_fate};
+use super::told::{cancelled, given_up, has_working_dir, join, last_bytes, not_started, with_fate};
 use super::transfer::{collect_changes, keeper_failure, send_workspace};
 use super::{Orchestrator, blocking, changes};
 
@@ -163,7 +163,15 @@ impl Job<'_> {
             lease.settle(JobEnd::Lost);
             return failure.map_or(Ok(()), Err);
         }
-        let collected = self.collect(&keeper, snapshot, &prepared.record).await;
+        let orchestrator = self.orchestrator;
+        let collected = tokio::select! {
+            collected = self.collect(&keeper, snapshot, &prepared.record) => collected,
+            // The call must be answered and its container given back before the grace is over.
+            () = async {
+                orchestrator.ending.cancelled().await;
+                tokio::time::sleep(orchestrator.config.server.shutdown_grace / 2).await;
+            } => Err((JobEnd::Cancelled, given_up())),
+        };
         drop(keeper);
         let (set, report) = match collected {
             Ok(collected) => {

@@ -144,6 +144,26 @@ async fn a_client_that_goes_while_runs_are_sent_and_in_line_is_not_waited_for() 
 }
 
 #[tokio::test]
+async fn a_client_that_goes_while_much_is_collected_is_not_waited_for() {
+    need_engine!();
+    let script = Script::always(vec![
+        Step::run("truncate -s 900M big; truncate -s 900M bigger"),
+        Step::Say("Done.".into()),
+    ]);
+    let mut server = Server::start(script, Options::default()).await;
+    server.ready().await;
+    let (_, answer) = server.begin_call("codex_run", json!({"prompt": "write"})).await;
+    stage(&mut server, "collecting").await;
+    server.close();
+    let took = server.ended().await;
+    assert!(took < Duration::from_secs(2), "the server took {took:?} to end");
+    let answer = await_answer(answer, server.home.path()).await;
+    assert_eq!(answer["result"]["structuredContent"]["status"], "cancelled", "{answer}");
+    assert_eq!(only_result(&server)["status"], "cancelled");
+    server.check_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_client_that_goes_while_a_run_waits_to_apply_is_not_waited_for() {
     need_engine!();
     let mut server = Server::start(writing(), Options::default()).await;
