@@ -109,6 +109,8 @@ pub struct Orchestrator {
     gateway: Mutex<Option<(Credential, Gateway)>>,
     /// Applies under way, which the end of the server waits for.
     applies: TaskTracker,
+    /// Cancelled by [`Orchestrator::stop`]: what takes long is given up.
+    ending: CancellationToken,
     /// Sweeps and greets the engine; ends with the orchestrator.
     _background: AbortOnDropHandle<()>,
 }
@@ -171,14 +173,17 @@ impl Orchestrator {
             pool,
             gateway: Mutex::new(None),
             applies: TaskTracker::new(),
+            ending: CancellationToken::new(),
             _background: AbortOnDropHandle::new(background),
         })
     }
 
     /// Removes every container. Resolves when they are gone or `limit` is over; what is left then
-    /// ends by itself, since its stream ends with this process, and is swept by the next one. An
-    /// apply that is under way is waited for all the same: the user's files come first.
+    /// ends by itself, since its stream ends with this process, and is swept by the next one. Runs
+    /// that were cancelled have half of `server.shutdown_grace` to collect what Codex had changed.
+    /// An apply that is under way is waited for all the same: the user's files come first.
     pub async fn stop(&self, limit: Duration) {
+        self.ending.cancel();
         if tokio::time::timeout(limit, self.pool.drain()).await.is_err() {
             tracing::warn!("containers were left to end by themselves (server.shutdown_grace)");
         }

@@ -174,7 +174,9 @@ mod tests {
         let mut buffer = ReadBuf::new(&mut bytes);
         // The second read finds no room, the third the end.
         for ended in [false, false] {
-            std::future::poll_fn(|cx| Pin::new(&mut guard).poll_read(cx, &mut buffer)).await.unwrap();
+            std::future::poll_fn(|cx| Pin::new(&mut guard).poll_read(cx, &mut buffer))
+                .await
+                .unwrap();
             assert_eq!(shutdown.is_cancelled(), ended);
         }
         buffer.clear();

@@ -161,6 +161,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_bounds_themselves_are_over_the_bounds() {
+        let policy =
+            Policy { recycle: Recycle::Reset, max_age: Duration::from_secs(9), max_uses: 3 };
+        let good = Health { answering: true, age: Duration::from_secs(8), uses: 2 };
+        assert_eq!(unfit(good, policy), None);
+        assert_eq!(unfit(Health { uses: 3, ..good }, policy), Some(DestroyReason::UsedUp));
+        let old = Health { age: Duration::from_secs(9), ..good };
+        assert_eq!(unfit(old, policy), Some(DestroyReason::TooOld));
+    }
+
     proptest! {
         #[test]
         fn only_a_clean_end_in_a_sound_container_within_policy_is_reset(

@@ -17,10 +17,7 @@ use crate::workspace::lock::{self, LockError, WorkspaceLock};
 use crate::workspace::{Workspace, WorkspaceKey, diff};
 
 use super::call::{ApplyCall, DiffCall};
-use super::result::{
-    ApplyReport, DiffPage, ResultChange,
-    ResultConflict, RunResult,
-};
+use super::result::{ApplyReport, DiffPage, ResultChange, ResultConflict, RunResult};
 use super::told::cancelled;
 use super::{LOCK_TIMEOUT, Orchestrator, blocking};
 
@@ -59,9 +56,7 @@ pub(super) async fn keep_and_apply(
     let files = Files::of(record);
     let workspace = workspace.clone();
     let state = orchestrator.places.state.clone();
-    let under_way = orchestrator.applies.token();
     blocking(move || {
-        let _under_way = under_way;
         files.save(&set)?;
         let mut outcome = Outcome { set, ..Outcome::default() };
         let told = File::create(&files.diff_patch)
@@ -136,9 +131,7 @@ pub(super) async fn apply_held(
     let runs = orchestrator.places.runs.clone();
     let state_dir = orchestrator.places.state.clone();
     let roots = orchestrator.roots.clone();
-    let under_way = orchestrator.applies.token();
     blocking(move || {
-        let _under_way = under_way;
         let (record, mut result) = ended(&runs, &call.run_id)?;
         let files = Files::of(&record);
         let request = record.request()?;
@@ -169,14 +162,19 @@ pub(super) async fn apply_held(
         set.merge(chosen);
         files.save(&set)?;
         let applied = applied?;
-        let files_changed = applied_paths(&set)
+        let files_changed: Vec<String> = applied_paths(&set)
             .filter(|path| !before.contains(path))
             .map(ToString::to_string)
             .collect();
         let notes = notes(&applied);
         result.changes = set.changes.iter().map(shown).collect();
         result.changes_state = set.state();
-        result.conflicts = conflicts(&applied);
+        let conflicts = conflicts(&applied);
+        let settled = |path: &str| files_changed.iter().any(|changed| changed == path);
+        result.conflicts.retain(|known| {
+            !settled(&known.path) && !conflicts.iter().any(|conflict| conflict.path == known.path)
+        });
+        result.conflicts.extend(conflicts.iter().cloned());
         result.files_changed = applied_paths(&set).map(ToString::to_string).collect();
         result.notes.extend(notes.iter().cloned());
         record.replace_result(&result)?;
@@ -185,7 +183,7 @@ pub(super) async fn apply_held(
             changes_state: result.changes_state,
             files_changed,
             changes: result.changes,
-            conflicts: result.conflicts,
+            conflicts,
             notes,
             truncated: false,
         }
@@ -230,7 +228,7 @@ fn ended(runs: &Path, run_id: &str) -> Result<(Record, RunResult), Failure> {
     let result = record.result()?.ok_or_else(|| {
         Failure::new(
             ErrorKind::InvalidArgument,
-            format!("run {run_id} has no result: it is still under way, or its server was ended before it could write one"),
+            format!("run {run_id} has not ended; wait for its result"),
         )
     })?;
     Ok((record, result))

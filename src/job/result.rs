@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::codex::outcome::Usage;
+pub use crate::codex::outcome::Usage;
 use crate::failure::{ErrorKind, Failure};
-use crate::workspace::change::{ChangeKind, ChangeState, ChangesState};
+pub use crate::workspace::change::{ChangeKind, ChangeState, ChangesState};
 
 /// Entries of a list that go to a caller at most; the run folder has them all.
 pub const MAX_LISTED: usize = 500;
@@ -401,14 +401,6 @@ pub struct ApplyReport {
 }
 
 impl ApplyReport {
-    /// What is not in the workspace yet, each with its reason.
-    fn held(&self) -> impl Iterator<Item = String> {
-        self.changes.iter().filter(|change| change.state == ChangeState::Held).map(|change| {
-            let reason = change.reason.as_deref().unwrap_or("not asked for");
-            format!("{} ({reason})", change.path)
-        })
-    }
-
     /// The report as it goes to a caller: every list at most [`MAX_LISTED`] long.
     pub fn cut(mut self) -> Self {
         let mut cut = false;
@@ -426,9 +418,6 @@ impl ApplyReport {
             "Nothing was applied, because these paths were changed meanwhile; settle them in the \
              workspace, or name the other paths in paths:"
                 .to_owned()
-        } else if self.files_changed.is_empty() && self.held().next().is_some() {
-            "Nothing was applied; these wait for your decision, name them in paths to apply them:"
-                .to_owned()
         } else if self.files_changed.is_empty() {
             "Nothing was left to apply.".to_owned()
         } else {
@@ -438,12 +427,10 @@ impl ApplyReport {
             .conflicts
             .iter()
             .map(|conflict| format!("{} ({})", conflict.path, conflict.reason));
-        let lines: Vec<String> = if !self.conflicts.is_empty() {
-            conflicts.collect()
-        } else if self.files_changed.is_empty() {
-            self.held().collect()
-        } else {
+        let lines: Vec<String> = if self.conflicts.is_empty() {
             self.files_changed.clone()
+        } else {
+            conflicts.collect()
         };
         for line in lines.iter().take(MAX_TEXT_PATHS) {
             text.push_str("\n  ");

@@ -30,7 +30,7 @@ use crate::workspace::{GitSent, Snapshot, Workspace};
 use super::call::{Mode, RunCall};
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Sent, Status};
-use super::told::{cancelled, has_working_dir, join, last_bytes, not_started, with_fate};
+use super::told::{cancelled, given_up, has_working_dir, join, last_bytes, not_started, with_fate};
 use super::transfer::{collect_changes, keeper_failure, send_workspace};
 use super::{Orchestrator, blocking, changes};
 
@@ -164,21 +164,14 @@ impl Job<'_> {
             lease.settle(JobEnd::Lost);
             return failure.map_or(Ok(()), Err);
         }
-        // A run that was cancelled already is collected all the same, so that it can be held.
-        let cancel = self.cancel.clone();
-        let given_up = async {
-            match stop {
-                Stop::Cancelled => std::future::pending().await,
-                _ => cancel.cancelled().await,
-            }
-        };
+        let orchestrator = self.orchestrator;
         let collected = tokio::select! {
-            biased;
             collected = self.collect(&keeper, snapshot, &prepared.record) => collected,
-            () = given_up => Err((JobEnd::Cancelled, with_fate(
-                cancelled(),
-                "what Codex had changed was not collected",
-            ))),
+            // The call must be answered and its container given back before the grace is over.
+            () = async {
+                orchestrator.ending.cancelled().await;
+                tokio::time::sleep(orchestrator.config.server.shutdown_grace / 2).await;
+            } => Err((JobEnd::Cancelled, given_up())),
         };
         drop(keeper);
         let (set, report) = match collected {

@@ -11,6 +11,15 @@ pub(super) fn cancelled() -> Failure {
     Failure::new(ErrorKind::Cancelled, "the run was cancelled; the workspace is unchanged")
 }
 
+/// What a caller is told whose changes were not collected before the server ended.
+pub(super) fn given_up() -> Failure {
+    Failure::new(
+        ErrorKind::Cancelled,
+        "the server ended before the changes were collected (server.shutdown_grace); the workspace \
+         is unchanged",
+    )
+}
+
 /// Refuses a working directory that did not go into the container.
 pub(super) fn has_working_dir(
     snapshot: Snapshot,

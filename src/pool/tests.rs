@@ -259,7 +259,9 @@ async fn the_line_is_bounded_served_in_order_and_left_at_once() {
 async fn waiting_too_long_names_the_setting() {
     let pool = Pool::start(FakeSource::new(), config(0, 1));
     let _held = pool.acquire(key(1)).await.unwrap();
+    let began = Instant::now();
     let error = pool.acquire(key(1)).await.unwrap_err();
+    assert_eq!(began.elapsed().as_secs(), 60);
     assert!(error.to_string().contains("pool.acquire_timeout"), "{error}");
     assert_eq!(Failure::from(error).kind, ErrorKind::AcquireTimeout);
     assert_eq!(pool.waiting(), 0);
@@ -302,6 +304,42 @@ async fn draining_removes_all_and_answers_the_line() {
     draining.await;
     assert_eq!(source.alive(), 0);
     assert!(matches!(pool.acquire(key(1)).await, Err(AcquireError::Closed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_in_line_gets_no_container_of_another_workspace() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(0, 1));
+    let mut held = pool.acquire(key(1)).await.unwrap();
+    let id = held.container().id.clone();
+    let mut waiting = Box::pin(pool.acquire(key(2)));
+    assert!(futures::poll!(&mut waiting).is_pending());
+    held.settle(JobEnd::Completed);
+    assert_ne!(waiting.await.unwrap().container().id, id);
+    assert_eq!(pool.status().destroyed["other_workspace"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_container_goes_after_its_last_use() {
+    let pool = Pool::start(FakeSource::new(), PoolConfig { max_uses: 2, ..config(1, 1) });
+    for verdict in [Verdict::Reset, Verdict::Destroy(DestroyReason::UsedUp)] {
+        let lease = pool.acquire(key(1)).await.unwrap();
+        assert_eq!(lease.settle(JobEnd::Completed), verdict);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_fails_is_tried_again_and_holds_its_slot() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(0, 1));
+    let held = pool.acquire(key(1)).await.unwrap();
+    *source.0.remove.lock() = Gate::Err;
+    drop(held);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!((source.alive(), pool.shared.slots.status().available), (1, 0));
+    *source.0.remove.lock() = Gate::Ok;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((source.alive(), pool.shared.slots.status().available), (0, 1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -100,7 +100,7 @@ async fn cancelled_while_the_workspace_is_sent() {
 async fn cancelled_while_the_changes_are_collected() {
     need_engine!();
     let script =
-        Script::always(vec![Step::run("truncate -s 1900M big"), Step::Say("made".into())]);
+        Script::always(vec![Step::run("truncate -s 600M big"), Step::Say("made".into())]);
     let mut server = Server::start(script, Options::default()).await;
     server.ready().await;
     let run = cancel_at(&mut server, "Collecting the changes").await;

@@ -31,12 +31,11 @@ fn lock(server: &Server) -> WorkspaceLock {
     lock::exclusive(&state(server), key, Duration::from_secs(10)).unwrap()
 }
 
-/// Waits until the server applies, or waits for its turn to.
-async fn applying(server: &mut Server) {
+/// Waits until a run tells of a stage, which may then wait for the lock.
+async fn stage(server: &mut Server, name: &str) {
     loop {
         let message = server.notifications.recv().await.unwrap();
-        let stage = message["params"]["message"].as_str().unwrap_or_default().to_owned();
-        if stage.starts_with("applying") {
+        if message["params"]["message"].as_str().is_some_and(|stage| stage.starts_with(name)) {
             return;
         }
     }
@@ -86,7 +85,7 @@ async fn cancelled_after_codex_has_ended_nothing_is_applied() {
     requests(&server, 2).await;
     let before = tree(&server.workspace);
     let other = lock(&server);
-    applying(&mut server).await;
+    stage(&mut server, "applying").await;
     server
         .send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
                       "params": {"requestId": id}}))
@@ -101,6 +100,70 @@ async fn cancelled_after_codex_has_ended_nothing_is_applied() {
 }
 
 #[tokio::test]
+async fn cancelled_while_the_workspace_is_sent_it_ends_at_once() {
+    need_engine!();
+    let mut server = Server::start(writing(), Options::default()).await;
+    server.ready().await;
+    let other = lock(&server);
+    let (id, _answer) = server.begin_call("codex_run", json!({"prompt": "write"})).await;
+    stage(&mut server, "sending").await;
+    server
+        .send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
+                      "params": {"requestId": id}}))
+        .await;
+    let run = crate::cancel::await_record(&server).await;
+    assert_eq!(run["status"], "cancelled", "{run}");
+    assert_eq!(run["exit_code"], -2);
+    assert_eq!(run["changes_state"], "none");
+    assert!(!run["error"].as_str().unwrap().contains("held"), "{run}");
+    drop(other);
+    let status = server.ready().await;
+    assert_eq!(status["destroyed"]["cancelled"], 1, "{status}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_while_runs_are_sent_and_in_line_is_not_waited_for() {
+    need_engine!();
+    let options = Options::default().set("pool", "max_size = 1");
+    let mut server = Server::start(writing(), options).await;
+    server.ready().await;
+    let _other = lock(&server);
+    let (_, first) = server.begin_call("codex_run", json!({"prompt": "write"})).await;
+    stage(&mut server, "sending").await;
+    let (_, second) = server.begin_call("codex_run", json!({"prompt": "wait"})).await;
+    stage(&mut server, "waiting").await;
+    server.close();
+    let took = server.ended().await;
+    assert!(took < Duration::from_secs(2), "the server took {took:?} to end");
+    for answer in [first, second] {
+        let answer = await_answer(answer, server.home.path()).await;
+        assert_eq!(answer["result"]["structuredContent"]["status"], "cancelled", "{answer}");
+    }
+    server.check_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_client_that_goes_while_much_is_collected_is_not_waited_for() {
+    need_engine!();
+    let script = Script::always(vec![
+        Step::run("truncate -s 900M big; truncate -s 900M bigger"),
+        Step::Say("Done.".into()),
+    ]);
+    let mut server = Server::start(script, Options::default()).await;
+    server.ready().await;
+    let (_, answer) = server.begin_call("codex_run", json!({"prompt": "write"})).await;
+    stage(&mut server, "collecting").await;
+    server.close();
+    let took = server.ended().await;
+    assert!(took < Duration::from_secs(2), "the server took {took:?} to end");
+    let answer = await_answer(answer, server.home.path()).await;
+    assert_eq!(answer["result"]["structuredContent"]["status"], "cancelled", "{answer}");
+    assert_eq!(only_result(&server)["status"], "cancelled");
+    server.check_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_client_that_goes_while_a_run_waits_to_apply_is_not_waited_for() {
     need_engine!();
     let mut server = Server::start(writing(), Options::default()).await;
@@ -108,7 +171,7 @@ async fn a_client_that_goes_while_a_run_waits_to_apply_is_not_waited_for() {
     let (_, _answer) = server.begin_call("codex_run", json!({"prompt": "write"})).await;
     requests(&server, 2).await;
     let _other = lock(&server);
-    applying(&mut server).await;
+    stage(&mut server, "applying").await;
     server.close();
     let took = server.ended().await;
     assert!(took < Duration::from_secs(2), "the server took {took:?} to end");

@@ -1,13 +1,7 @@
 use super::*;
 
 fn change(path: &str, state: ChangeState) -> ResultChange {
-    ResultChange {
-        path: path.into(),
-        kind: ChangeKind::Modified,
-        bytes: 1,
-        state,
-        reason: None,
-    }
+    ResultChange { path: path.into(), kind: ChangeKind::Modified, bytes: 1, state, reason: None }
 }
 
 #[test]
