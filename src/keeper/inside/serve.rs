@@ -60,6 +60,7 @@ struct Core<I> {
     tree: tokio::sync::Mutex<()>,
     job: AtomicBool,
     listeners: Mutex<Vec<AbortOnDropHandle<()>>>,
+    ports: Mutex<Vec<u16>>,
     connections: Arc<Semaphore>,
 }
 
@@ -78,6 +79,7 @@ pub async fn serve<I: Inside>(
         tree: tokio::sync::Mutex::new(()),
         job: AtomicBool::new(false),
         listeners: Mutex::default(),
+        ports: Mutex::default(),
         connections: forward::permits(),
     });
     let inbound = |stream| {
@@ -127,16 +129,28 @@ impl<I: Inside> Core<I> {
     async fn arm(self: &Arc<Self>, request: ArmRequest) -> Result<Armed, Refusal> {
         let _tree = self.tree.lock().await;
         require_end(self.end().await?)?;
-        self.listeners.lock().clear();
-        for port in request.forward.clone() {
+        self.close_listeners().await;
+        self.ports.lock().clone_from(&request.forward);
+        self.listen().await?;
+        self.job.store(false, Ordering::Relaxed);
+        let inside = Arc::clone(&self.inside);
+        blocking(move || inside.arm(&request)).await
+    }
+
+    async fn listen(&self) -> Result<(), Refusal> {
+        let ports = self.ports.lock().clone();
+        for port in ports {
             let listener =
                 forward::listen(port, self.opener.clone(), Arc::clone(&self.connections)).await;
             let listener = listener.doing(format_args!("listen on port {port}"))?;
             self.listeners.lock().push(listener);
         }
-        self.job.store(false, Ordering::Relaxed);
-        let inside = Arc::clone(&self.inside);
-        blocking(move || inside.arm(&request)).await
+        Ok(())
+    }
+
+    async fn close_listeners(&self) {
+        let listeners = std::mem::take(&mut *self.listeners.lock());
+        forward::close(listeners).await;
     }
 
     async fn end(&self) -> Result<EndReport, Refusal> {
@@ -148,8 +162,11 @@ impl<I: Inside> Core<I> {
         require_end(self.end().await?)?;
         let _tree = self.tree.lock().await;
         require_end(self.end().await?)?;
+        // What a dead program connected and nobody took yet would reach the next job's host.
+        self.close_listeners().await;
         let inside = Arc::clone(&self.inside);
         let fingerprint = blocking(move || inside.reset()).await?;
+        self.listen().await?;
         self.job.store(false, Ordering::Relaxed);
         Ok(fingerprint)
     }
