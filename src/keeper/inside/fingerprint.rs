@@ -12,6 +12,11 @@ use crate::keeper::wire::Fingerprint;
 /// Levels of directories that are read; deeper ones are told by what is above them.
 const DEEP: usize = 64;
 
+/// The flags that an owner can set (`FS_FL_USER_MODIFIABLE`, and what some file systems add:
+/// uncompressed, encrypted, journalled data, no copy on write, direct access, project, case). The
+/// others are the file system's, such as the index that a large directory gets and keeps.
+const OWNERS_FLAGS: u32 = 0x6283_ccff;
+
 /// The kernel's own limit of the names of a node's attributes, and of one value.
 const MOST_ATTRIBUTES: usize = 64 << 10;
 
@@ -77,7 +82,7 @@ fn tree(place: &[u8], hash: &mut blake3::Hasher) -> io::Result<()> {
 /// ACLs among them, which new files inherit) and the flags that its owner can set with `chattr`.
 fn attributes(hash: &mut blake3::Hasher, directory: &OwnedFd) -> io::Result<()> {
     // What the file system does not have, nobody can set.
-    let flags = fs::ioctl_getflags(directory).map_or(0, |flags| flags.bits());
+    let flags = fs::ioctl_getflags(directory).map_or(0, |flags| flags.bits() & OWNERS_FLAGS);
     hash.update(format!("{flags:x}\n").as_bytes());
     let mut names = vec![0; MOST_ATTRIBUTES];
     let names = match fs::flistxattr(directory, &mut names[..]) {
