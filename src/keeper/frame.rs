@@ -133,7 +133,15 @@ pub struct FrameReader<R> {
     inner: R,
     head: [u8; HEAD],
     have: usize,
-    body: Option<(Kind, Vec<u8>)>,
+    body: Option<Body>,
+}
+
+/// A payload that has come in part.
+#[derive(Debug)]
+struct Body {
+    kind: Kind,
+    bytes: Vec<u8>,
+    filled: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
@@ -159,22 +167,23 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// As [`next`](Self::next).
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Frame>, FrameError>> {
         loop {
-            if let Some((kind, body)) = &mut self.body {
+            if let Some(Body { kind, bytes, filled }) = &mut self.body {
                 let kind = *kind;
                 let length = payload_length(&self.head);
-                while body.len() < length {
-                    let had = body.len();
-                    body.resize(length, 0);
-                    let mut buf = ReadBuf::new(&mut body[had..]);
-                    let polled = Pin::new(&mut self.inner).poll_read(cx, &mut buf);
+                while *filled < length {
+                    // Grows with what came, and zeroes each byte once, however small the reads are.
+                    if *filled == bytes.len() {
+                        bytes.resize(length.min(bytes.len() + MAX_DATA), 0);
+                    }
+                    let mut buf = ReadBuf::new(&mut bytes[*filled..]);
+                    ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buf))?;
                     let came = buf.filled().len();
-                    body.truncate(had + came);
-                    ready!(polled)?;
                     if came == 0 {
                         return Poll::Ready(Err(FrameError::Cut));
                     }
+                    *filled += came;
                 }
-                let payload = std::mem::take(body);
+                let payload = std::mem::take(bytes);
                 self.body = None;
                 self.have = 0;
                 return Poll::Ready(Ok(Some(Frame { kind, payload })));
@@ -194,7 +203,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if length > kind.limit() {
                 return Poll::Ready(Err(FrameError::Length { kind, length }));
             }
-            self.body = Some((kind, Vec::with_capacity(length.min(MAX_DATA))));
+            self.body = Some(Body { kind, bytes: Vec::new(), filled: 0 });
         }
     }
 }
@@ -347,6 +356,28 @@ mod tests {
         bytes.extend_from_slice(&(MAX_DATA as u32 + 1).to_be_bytes());
         let error = FrameReader::new(&bytes[..]).next().await.unwrap_err();
         assert!(matches!(error, FrameError::Length { kind: Kind::Data, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_long_payload_in_single_bytes_costs_what_it_is_long() {
+        struct Single(usize);
+        impl AsyncRead for Single {
+            fn poll_read(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                let head = [&[Kind::Reply as u8][..], &(MAX_JSON as u32).to_be_bytes()].concat();
+                buf.put_slice(&[head.get(self.0).copied().unwrap_or(b' ')]);
+                self.0 += 1;
+                Poll::Ready(Ok(()))
+            }
+        }
+        let started = std::time::Instant::now();
+        let frame = FrameReader::new(Single(0)).next().await.unwrap().unwrap();
+        assert_eq!(frame.payload.len(), MAX_JSON);
+        // Filling the whole with zeros for each byte would take a quarter of an hour.
+        assert!(started.elapsed() < std::time::Duration::from_secs(30));
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 //! The real one cannot be made outside a container of ours ([`guard`]).
 
 pub mod cgroup;
+mod children;
 pub mod collect;
 pub mod container;
 pub mod end;

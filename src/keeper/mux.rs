@@ -8,9 +8,10 @@
 //! yamux 0.14 stops reading while one frame of its own (a pong) waits for a socket that is not
 //! writable. If both sides get there at once, both directions stand still for ever; the test
 //! `without_the_elastic_buffer_...` shows it. So writes never wait here: [`Elastic`] takes every
-//! byte and a task of its own, the pump, writes them out. It does not grow without bound, because
-//! the receiver's windows bound what a sender may send: at most [`MAX_STREAMS`] streams of 256 KiB,
-//! which is [`MAX_IN_FLIGHT`], and in practice the few streams that are busy. The reader of the
+//! byte and a task of its own, the pump, writes them out. An honest receiver's windows bound what a
+//! sender may send: at most [`MAX_STREAMS`] streams of 256 KiB, which is [`MAX_IN_FLIGHT`], and in
+//! practice the few streams that are busy. One that grants more and does not read is given up. The
+//! reader of the
 //! exec stream never waits for a consumer for the same reason: what comes fits into a window that
 //! this side has granted.
 //!
@@ -251,6 +252,30 @@ mod tests {
     async fn without_the_elastic_buffer_both_directions_stand_still() {
         let (near, far) = tokio::io::duplex(64);
         assert!(!both_arrive(raw(near, Mode::Client), raw(far, Mode::Server)).await);
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_grants_a_window_without_end_and_reads_nothing_is_given_up() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let (reader, writer) = tokio::io::split(near);
+        let silence = Arc::new(Silence::new(Duration::from_secs(1)));
+        let (_opener, driver) = connect(Side::Host, reader, writer, silence);
+        let (send, mut streams) = mpsc::unbounded_channel();
+        let driver = tokio::spawn(driver.run(move |stream| {
+            let _ = send.send(stream);
+        }));
+        // A window update that opens stream 2: version, type, flags, stream, credit.
+        let open = [0, 1, 0, 1, 0, 0, 0, 2, 0xf0, 0, 0, 0];
+        tokio::io::AsyncWriteExt::write_all(&mut far, &open).await.unwrap();
+        let mut stream = streams.recv().await.unwrap();
+        let chunk = vec![1; 1 << 20];
+        let mut taken = 0;
+        while tokio::io::AsyncWriteExt::write_all(&mut stream, &chunk).await.is_ok() {
+            taken += chunk.len();
+            assert!(taken <= 3 * MAX_IN_FLIGHT, "held in memory without end");
+        }
+        let reason = driver.await.unwrap();
+        assert!(reason.contains("does not read"), "{reason}");
     }
 
     #[tokio::test(start_paused = true)]

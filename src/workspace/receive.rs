@@ -288,8 +288,11 @@ impl Intake<'_> {
         if !matches!(entry.flag, b'0' | 0) {
             return Err(ReceiveError::Malformed("the list of deleted paths is no file".into()));
         }
-        if entry.size > self.limits.path_bytes {
-            return Err(self.too_many_paths());
+        // It is read whole, so it may not be longer than a list of everything that was sent.
+        let sent: usize = self.snapshot.nodes.keys().map(|path| path.as_bytes().len() + 1).sum();
+        if entry.size > sent as u64 {
+            let what = "the list of deleted paths is longer than one of all that was sent";
+            return Err(ReceiveError::Malformed(what.into()));
         }
         let mut bytes = Vec::new();
         reader.read_to_end(&mut bytes).map_err(|e| ReceiveError::Stream(e.to_string()))?;

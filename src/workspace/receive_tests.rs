@@ -202,6 +202,13 @@ fn limits_are_kept_before_the_bytes_come() {
     );
     let outcome = take_with(&many, &Snapshot::default(), &limits);
     assert!(matches!(outcome, Err(ReceiveError::TooLarge { what: "paths", .. })));
+    // The list is held in memory, so it may not be longer than one of all that was sent.
+    let sent = snapshot(&[("f", NodeKind::File)]);
+    header.set_size(3);
+    header.set_path("meta/deleted").unwrap();
+    header.set_cksum();
+    let outcome = take(header.as_bytes(), &sent);
+    assert!(matches!(&outcome, Err(ReceiveError::Malformed(what)) if what.contains("longer")));
 }
 
 #[test]

@@ -11,8 +11,8 @@ use rustix::time::{ClockId, clock_gettime};
 use super::guard::InContainer;
 use super::manifest::{Manifest, Time};
 use super::{
-    Doing, Inside, Refusal, cgroup, collect, end, fingerprint, places, posture, process, put,
-    reset, sys, user,
+    Doing, Inside, Refusal, cgroup, children, collect, end, fingerprint, places, posture, process,
+    put, reset, sys, user,
 };
 use crate::keeper::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, Fingerprint, PutReport, SpawnRequest,
@@ -25,6 +25,9 @@ const RELIABLE: [i64; 3] = [0xEF53, 0x5846_5342, 0x9123_683E]; // ext4, xfs, btr
 
 /// A tick of the coarse clock takes at most 10 ms; past this it has been set back.
 const SETTLE: Duration = Duration::from_millis(100);
+
+/// How long the dead may wait to be reaped by their parents.
+const REAPED: Duration = Duration::from_secs(2);
 
 /// The container this process is in.
 #[derive(Debug)]
@@ -77,6 +80,7 @@ impl Container {
         state.tree = Tree::Empty;
         drop(state);
         sys::trim_memory();
+        require_no_dead()?;
         fingerprint::take(self.others()?)
     }
 }
@@ -179,6 +183,21 @@ impl Inside for Container {
 
     fn oom_kills(&self) -> u64 {
         cgroup::oom_kills().unwrap_or(0)
+    }
+}
+
+/// Waits until the dead are reaped: each takes a place under the process limit from the next job.
+fn require_no_dead() -> Result<(), Refusal> {
+    let started = Instant::now();
+    loop {
+        children::reap_strays();
+        match process::zombies() {
+            0 => return Ok(()),
+            dead if started.elapsed() > REAPED => {
+                return Err(Refusal(format!("{dead} dead processes are not reaped")));
+            }
+            _ => std::thread::sleep(Duration::from_millis(1)),
+        }
     }
 }
 

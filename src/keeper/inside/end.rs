@@ -6,11 +6,12 @@
 //! where it can be read, the cgroup counts no thread but those of init, the keeper and the dead.
 
 use super::guard::InContainer;
-use super::{Doing, Refusal, cgroup, process, sys};
+use super::{Doing, Refusal, cgroup, children, process, sys};
 
 /// Kills once, and counts what is left.
 pub(super) fn round(proof: &InContainer) -> Result<u32, Refusal> {
     sys::kill_everything(proof).doing("end the processes")?;
+    children::reap_strays();
     left()
 }
 

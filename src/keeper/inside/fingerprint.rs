@@ -1,8 +1,9 @@
 //! The state that a reset must restore.
 
+use std::ffi::CStr;
 use std::io;
 
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode};
 
 use super::{Doing, Refusal, ipc, mounts, places};
@@ -10,6 +11,14 @@ use crate::keeper::wire::Fingerprint;
 
 /// Levels of directories that are read; deeper ones are told by what is above them.
 const DEEP: usize = 64;
+
+/// The flags that an owner can set (`FS_FL_USER_MODIFIABLE`, and what some file systems add:
+/// uncompressed, encrypted, journalled data, no copy on write, direct access, project, case). The
+/// others are the file system's, such as the index that a large directory gets and keeps.
+const OWNERS_FLAGS: u32 = 0x6283_ccff;
+
+/// The kernel's own limit of the names of a node's attributes, and of one value.
+const MOST_ATTRIBUTES: usize = 64 << 10;
 
 /// Takes the fingerprint. After a reset the places hold the template and nothing else, so this is
 /// short work.
@@ -48,6 +57,7 @@ fn tree(place: &[u8], hash: &mut blake3::Hasher) -> io::Result<()> {
     let stat = fs::fstat(&root)?;
     let device = stat.st_dev;
     line(hash, place, &stat);
+    attributes(hash, &root)?;
     let mut stack = vec![(place.to_vec(), root)];
     while let Some((path, directory)) = stack.pop() {
         let mut names = places::names(directory.as_fd())?;
@@ -64,6 +74,30 @@ fn tree(place: &[u8], hash: &mut blake3::Hasher) -> io::Result<()> {
                 stack.push((inner, opened));
             }
         }
+    }
+    Ok(())
+}
+
+/// What is on a directory that no reset makes anew, besides its mode: extended attributes (default
+/// ACLs among them, which new files inherit) and the flags that its owner can set with `chattr`.
+fn attributes(hash: &mut blake3::Hasher, directory: &OwnedFd) -> io::Result<()> {
+    // What the file system does not have, nobody can set.
+    let flags = fs::ioctl_getflags(directory).map_or(0, |flags| flags.bits() & OWNERS_FLAGS);
+    hash.update(format!("{flags:x}\n").as_bytes());
+    let mut names = vec![0; MOST_ATTRIBUTES];
+    let names = match fs::flistxattr(directory, &mut names[..]) {
+        Ok(length) => &names[..length],
+        Err(rustix::io::Errno::NOTSUP) => &[],
+        Err(error) => return Err(error.into()),
+    };
+    let mut names: Vec<&[u8]> = names.split_inclusive(|byte| *byte == 0).collect();
+    names.sort_unstable();
+    for name in names {
+        let name = CStr::from_bytes_with_nul(name).map_err(io::Error::other)?;
+        let mut value = vec![0; MOST_ATTRIBUTES];
+        let length = fs::fgetxattr(directory, name, &mut value[..])?;
+        hash.update(name.to_bytes_with_nul());
+        hash.update(blake3::hash(&value[..length]).as_bytes());
     }
     Ok(())
 }

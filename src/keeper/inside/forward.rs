@@ -17,7 +17,7 @@ use crate::keeper::wire::IncomingHeader;
 /// multiplexer can hold, since a program of uid 1000 decides how many it opens.
 const CONNECTIONS: usize = 32;
 
-/// Listens on `port` until the handle is dropped, and ends every connection with it. The permits
+/// Listens on `port` until the handle is dropped, which also ends its connections. The permits
 /// bound the connections of all ports.
 pub(super) async fn listen(
     port: u16,
@@ -26,17 +26,22 @@ pub(super) async fn listen(
 ) -> io::Result<AbortOnDropHandle<()>> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     let task = tokio::spawn(async move {
-        let mut carried = JoinSet::new();
+        let mut open = JoinSet::new();
         loop {
-            while carried.try_join_next().is_some() {}
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
+            let accepted = loop {
+                tokio::select! {
+                    accepted = listener.accept() => break accepted,
+                    Some(_) = open.join_next() => {}
+                }
+            };
             // Out of descriptors or the like: the next one may do better.
-            let Ok((connection, _)) = listener.accept().await else {
+            let Ok((connection, _)) = accepted else {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 continue;
             };
             let opener = opener.clone();
-            carried.spawn(async move {
+            open.spawn(async move {
                 // Either end may break a connection at any time; the other one sees it end.
                 let _ = carry(connection, port, &opener).await;
                 drop(permit);
@@ -46,13 +51,24 @@ pub(super) async fn listen(
     Ok(AbortOnDropHandle::new(task))
 }
 
+/// Ends listeners and their connections, and returns once their ports are free again. What waited
+/// to be accepted ends with them.
+pub(super) async fn close(listeners: Vec<AbortOnDropHandle<()>>) {
+    for listener in listeners {
+        listener.abort();
+        // It was aborted; that is what it says.
+        let _ = listener.await;
+    }
+}
+
 /// The permits that all listeners share.
 pub(super) fn permits() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(CONNECTIONS))
 }
 
 /// Carries bytes both ways until both have ended. The stream is given up only after the host has
-/// closed its side, so that both sides agree on how many streams are open.
+/// closed its side, so that both sides agree on how many streams are open; only [`close`] does not
+/// wait for that.
 async fn carry(connection: TcpStream, port: u16, opener: &Opener) -> io::Result<()> {
     connection.set_nodelay(true)?;
     let Some(stream) = opener.open().await else { return Ok(()) };

@@ -9,7 +9,6 @@
 //! when its stdin ends, or when the host says nothing for longer than it may: [`Limits::idle`], or
 //! [`Limits::job`] while a job is in the container. Then `init` ends the container.
 
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,7 +59,8 @@ struct Core<I> {
     /// Held by whoever reads or writes the tree.
     tree: tokio::sync::Mutex<()>,
     job: AtomicBool,
-    listeners: Mutex<BTreeMap<u16, AbortOnDropHandle<()>>>,
+    listeners: Mutex<Vec<AbortOnDropHandle<()>>>,
+    ports: Mutex<Vec<u16>>,
     connections: Arc<Semaphore>,
 }
 
@@ -79,6 +79,7 @@ pub async fn serve<I: Inside>(
         tree: tokio::sync::Mutex::new(()),
         job: AtomicBool::new(false),
         listeners: Mutex::default(),
+        ports: Mutex::default(),
         connections: forward::permits(),
     });
     let inbound = |stream| {
@@ -128,36 +129,28 @@ impl<I: Inside> Core<I> {
     async fn arm(self: &Arc<Self>, request: ArmRequest) -> Result<Armed, Refusal> {
         let _tree = self.tree.lock().await;
         require_end(self.end().await?)?;
-        for port in &request.forward {
-            if !self.listeners.lock().contains_key(port) {
-                self.listen(*port).await?;
-            }
-        }
+        self.close_listeners().await;
+        self.ports.lock().clone_from(&request.forward);
+        self.listen().await?;
         self.job.store(false, Ordering::Relaxed);
         let inside = Arc::clone(&self.inside);
         blocking(move || inside.arm(&request)).await
     }
 
-    async fn listen(&self, port: u16) -> Result<(), Refusal> {
-        let listener =
-            forward::listen(port, self.opener.clone(), Arc::clone(&self.connections)).await;
-        let listener = listener.doing(format_args!("listen on port {port}"))?;
-        self.listeners.lock().insert(port, listener);
+    async fn listen(&self) -> Result<(), Refusal> {
+        let ports = self.ports.lock().clone();
+        for port in ports {
+            let listener =
+                forward::listen(port, self.opener.clone(), Arc::clone(&self.connections)).await;
+            let listener = listener.doing(format_args!("listen on port {port}"))?;
+            self.listeners.lock().push(listener);
+        }
         Ok(())
     }
 
-    /// Ends every connection of programs that were ended, those among them that the kernel holds
-    /// and nobody has accepted: a request that waits there would go out in the name of the next
-    /// job.
-    async fn listen_anew(&self) -> Result<(), Refusal> {
+    async fn close_listeners(&self) {
         let listeners = std::mem::take(&mut *self.listeners.lock());
-        for (port, listener) in listeners {
-            listener.abort();
-            // It ends by being aborted; only then the port is free.
-            let _ = listener.await;
-            self.listen(port).await?;
-        }
-        Ok(())
+        forward::close(listeners).await;
     }
 
     async fn end(&self) -> Result<EndReport, Refusal> {
@@ -169,9 +162,11 @@ impl<I: Inside> Core<I> {
         require_end(self.end().await?)?;
         let _tree = self.tree.lock().await;
         require_end(self.end().await?)?;
-        self.listen_anew().await?;
+        // What a dead program connected and nobody took yet would reach the next job's host.
+        self.close_listeners().await;
         let inside = Arc::clone(&self.inside);
         let fingerprint = blocking(move || inside.reset()).await?;
+        self.listen().await?;
         self.job.store(false, Ordering::Relaxed);
         Ok(fingerprint)
     }
@@ -279,7 +274,6 @@ async fn hello(mut reader: Reader, mut writer: Writer, heartbeat_ms: u64) {
     let beat = async {
         let interval = Duration::from_millis(heartbeat_ms.clamp(10, 60_000));
         let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             if writer.send(Kind::Beat, &[]).await.is_err() {

@@ -21,6 +21,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::children::Own;
 use super::serve::end_all;
 use super::{Doing, Inside, Refusal};
 use crate::keeper::frame::{FrameReader, FrameWriter, Kind, MAX_DATA};
@@ -40,16 +41,18 @@ const SAMPLE: Duration = Duration::from_secs(1);
 const STDIN_BYTES: usize = 16 << 20;
 
 /// Starts a command with its stdio in pipes.
-pub(super) fn start(mut command: Command) -> Result<Child, Refusal> {
+pub(super) fn start(mut command: Command) -> Result<(Child, Option<Own>), Refusal> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let program = command.as_std().get_program().to_string_lossy().into_owned();
-    command.spawn().doing(format_args!("start {program}"))
+    let child = command.spawn().doing(format_args!("start {program}"))?;
+    let own = child.id().map(Own::new);
+    Ok((child, own))
 }
 
 /// Runs it to its end and reports.
 pub(super) async fn run<I: Inside>(
     inside: &I,
-    mut child: Child,
+    (mut child, own): (Child, Option<Own>),
     nonce: String,
     mut frames: FrameReader<ReadHalf<Stream>>,
     writer: &mut FrameWriter<WriteHalf<Stream>>,
@@ -68,6 +71,7 @@ pub(super) async fn run<I: Inside>(
     };
     let wait = async {
         let status = child.wait().await;
+        drop(own);
         tell_exit.send_replace(true);
         status
     };

@@ -13,6 +13,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::keeper::silence::Silence;
 
+/// What waits at most, twice what a receiver's windows allow: one that grants more, or asks for
+/// answers and does not read them, would make this side hold a whole workspace in memory.
+const MOST: usize = 2 * super::MAX_IN_FLIGHT;
+
 /// What an idle buffer may keep.
 const KEEP: usize = 256 << 10;
 
@@ -108,6 +112,10 @@ impl futures::io::AsyncWrite for Elastic {
         let mut out = self.shared.out.lock();
         if let Some(kind) = out.error {
             return Poll::Ready(Err(kind.into()));
+        }
+        if out.bytes.len() + buf.len() > MOST {
+            let what = format!("the other side does not read: over {MOST} bytes wait for it");
+            return Poll::Ready(Err(io::Error::other(what)));
         }
         out.bytes.extend_from_slice(buf);
         drop(out);

@@ -1,0 +1,205 @@
+//! A container with a keeper in it, and what hostile programs in it are made of.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use mcp_codex_orchestrator::keeper::client::{
+    Incoming, Keeper, KeeperError, KeeperOptions, ProgramEvent,
+};
+use mcp_codex_orchestrator::keeper::wire::{
+    ArmRequest, Armed, CollectReport, CollectRequest, ExitReport, PROTOCOL, PutReport, SpawnRequest,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+
+pub(crate) type Failure = Box<dyn std::error::Error>;
+
+/// A container with a keeper in it; removed when it is dropped.
+pub(crate) struct Boxed {
+    name: String,
+    _exec: Child,
+    keeper: Keeper,
+    pub(crate) incoming: Incoming,
+}
+
+impl Drop for Boxed {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("docker").args(["rm", "-fv", &self.name]).output();
+    }
+}
+
+pub(crate) fn image() -> String {
+    std::env::var("CODEX_KEEPER_TEST_IMAGE").unwrap_or_else(|_| "codex-base:dev".to_owned())
+}
+
+/// Whether the tests here can run.
+pub(crate) fn engine_is_there() -> bool {
+    let answers = std::process::Command::new("docker")
+        .args(["image", "inspect", &image()])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !answers {
+        let required = std::env::var("CODEX_TESTS_REQUIRE_ENGINE").is_ok_and(|value| value == "1");
+        assert!(!required, "no engine with the image {} answers", image());
+        println!("left out: no engine with the image {} answers", image());
+    }
+    answers
+}
+
+/// The static keeper, built once.
+pub(crate) fn keeper_binary() -> PathBuf {
+    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    BUILT
+        .get_or_init(|| {
+            let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+            let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+            let status = std::process::Command::new(env!("CARGO"))
+                .current_dir(&root)
+                .env("RUSTFLAGS", "-C target-feature=+crt-static")
+                .args(["build", "--release", "--no-default-features", "--bin", "codex-keeper"])
+                .args(["--target", &target])
+                .status()
+                .unwrap();
+            assert!(status.success());
+            root.join("target").join(target).join("release/codex-keeper")
+        })
+        .clone()
+}
+
+pub(crate) async fn start() -> Boxed {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("dev-keeper-attack-{}-{next}", std::process::id());
+    let mount = format!("{}:/usr/local/bin/codex-keeper:ro", keeper_binary().display());
+    let mut run = Command::new("docker");
+    run.args(["run", "-d", "--rm", "--name", &name, "--read-only", "--network", "none"]);
+    run.args(["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]);
+    for capability in ["KILL", "CHOWN", "FOWNER", "DAC_OVERRIDE", "SETUID", "SETGID"] {
+        run.args(["--cap-add", capability]);
+    }
+    run.args(["--memory", "512m", "--memory-swap", "512m", "--pids-limit", "256"]);
+    run.args(["-v", "/app", "-v", "/cache", "-v", &mount, "--shm-size", "16m"]);
+    for (place, size) in [("/home/codex", 32), ("/tmp", 32), ("/run", 4), ("/var/tmp", 8)] {
+        let tmpfs = format!("{place}:rw,exec,nosuid,nodev,size={size}m,nr_inodes=20000");
+        run.args(["--tmpfs", &tmpfs]);
+    }
+    run.args([&image(), "/usr/local/bin/codex-keeper", "init", "30"]);
+    let output = run.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut exec = Command::new("docker")
+        .args(["exec", "-i", "-u", "0", &name, "/usr/local/bin/codex-keeper", "serve"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let stream = tokio::io::join(exec.stdout.take().unwrap(), exec.stdin.take().unwrap());
+    let (keeper, incoming, hello) =
+        Keeper::connect(Box::new(stream), KeeperOptions::default()).await.unwrap();
+    assert_eq!(hello.protocol, PROTOCOL);
+    Boxed { name, _exec: exec, keeper, incoming }
+}
+
+impl Boxed {
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    pub(crate) async fn arm(&self) -> Armed {
+        self.keeper().arm(ArmRequest::default()).await.unwrap()
+    }
+
+    pub(crate) async fn put(&self, tar: Vec<u8>) -> Result<PutReport, KeeperError> {
+        let mut put = self.keeper().put().await?;
+        // A refusal midway shows here first and in `finish` with its sentence.
+        let _ = put.write_all(&tar).await;
+        put.finish().await
+    }
+
+    pub(crate) async fn run(&self, script: &str) -> (ExitReport, String, String) {
+        self.run_with(script, "").await.unwrap()
+    }
+
+    pub(crate) async fn run_with(
+        &self,
+        script: &str,
+        stdin: &str,
+    ) -> Result<(ExitReport, String, String), KeeperError> {
+        let mut program = self.keeper().spawn(request(script, stdin)).await?;
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        loop {
+            match program.next().await? {
+                ProgramEvent::Stdout(bytes) => out.extend(bytes),
+                ProgramEvent::Stderr(bytes) => err.extend(bytes),
+                ProgramEvent::Exited(report) => {
+                    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+                    return Ok((report, text(&out[..]), text(&err[..])));
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn collect(&self) -> Result<(CollectReport, Vec<u8>), KeeperError> {
+        let mut collect = self.keeper().collect(CollectRequest::default()).await?;
+        let mut tar = Vec::new();
+        collect.read_to_end(&mut tar).await.unwrap();
+        Ok((collect.finish().await?, tar))
+    }
+}
+
+pub(crate) fn request(script: &str, stdin: &str) -> SpawnRequest {
+    SpawnRequest {
+        argv: ["bash", "-c", script].map(str::to_owned).to_vec(),
+        env: [
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("HOME", "/home/codex"),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .to_vec(),
+        cwd: "/app".to_owned(),
+        stdin: stdin.to_owned(),
+        nonce: "nonce-1".to_owned(),
+    }
+}
+
+pub(crate) fn header(kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(mode);
+    header.set_uid(1000);
+    header.set_gid(1000);
+    header.set_size(size as u64);
+    header.set_mtime(1_700_000_000);
+    header
+}
+
+pub(crate) fn tree(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = header(tar::EntryType::Regular, 0o644, bytes.len());
+        tar.append_data(&mut header, path, *bytes).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+/// Path, kind and contents (or link target) of each entry.
+pub(crate) fn entries(tar: &[u8]) -> Vec<(Vec<u8>, tar::EntryType, Vec<u8>)> {
+    use std::io::Read;
+    let mut archive = tar::Archive::new(tar);
+    let mut entries = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path_bytes().into_owned();
+        let mut bytes = entry.link_name_bytes().map(|b| b.into_owned()).unwrap_or_default();
+        entry.read_to_end(&mut bytes).unwrap();
+        entries.push((path, entry.header().entry_type(), bytes));
+    }
+    entries
+}
+
+pub(crate) fn find<'a>(
+    entries: &'a [(Vec<u8>, tar::EntryType, Vec<u8>)],
+    path: &str,
+) -> Option<&'a (Vec<u8>, tar::EntryType, Vec<u8>)> {
+    entries.iter().find(|(have, ..)| have == path.as_bytes())
+}
