@@ -19,4 +19,4 @@ pub mod silence;
 pub mod wire;
 
 #[cfg(all(test, feature = "host"))]
-mod loopback;
+pub(crate) mod loopback;

@@ -189,6 +189,17 @@ mod tests {
     use crate::engine::fake::{FakeEngine, Manner, Verb};
     use crate::keeper::wire;
 
+    #[tokio::test]
+    async fn a_reset_that_leaves_anything_else_than_at_arming_is_refused() {
+        let (keeper, incoming, _served) = crate::keeper::loopback::harmless().await;
+        let id = ContainerId("c".to_owned());
+        let fingerprint = keeper.reset().await.unwrap();
+        let mut container = ArmedContainer { id, keeper, incoming, fingerprint };
+        container.reset().await.unwrap();
+        container.fingerprint.processes += 1;
+        assert!(container.reset().await.is_err());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_container_that_is_not_ready_in_time_is_removed_before_its_place_is_free() {
         let state = tempfile::tempdir().unwrap();

@@ -96,6 +96,12 @@ async fn connect(pipe: usize, options: KeeperOptions) -> (Keeper, Incoming, Join
     (keeper, incoming, served)
 }
 
+/// A connection to a keeper that does nothing to the machine and whose every reset is as good as
+/// the state of arming.
+pub(crate) async fn harmless() -> (Keeper, Incoming, JoinHandle<String>) {
+    connect(64 * 1024, KeeperOptions::default()).await
+}
+
 fn quick() -> KeeperOptions {
     KeeperOptions { heartbeat: Duration::from_millis(5), ..KeeperOptions::default() }
 }
