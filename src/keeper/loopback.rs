@@ -16,8 +16,8 @@ use super::inside::{Inside, Refusal};
 use super::mux::{self, Side};
 use super::silence::Silence;
 use super::wire::{
-    ArmRequest, Armed, CollectReport, CollectRequest, Fingerprint, Hello, PROTOCOL, Posture,
-    PutReport, SpawnRequest,
+    ArmRequest, Armed, CollectReport, CollectRequest, ExitReport, Fingerprint, Hello, PROTOCOL,
+    Posture, PutReport, Request, SpawnRequest,
 };
 
 /// Counts what is put, collects zeros, runs programs as the user who runs the tests, and ends
@@ -327,6 +327,48 @@ async fn a_keeper_of_another_protocol_is_told_by_its_version() {
     }));
     let error = Keeper::connect(Box::new(near), quick()).await.unwrap_err();
     assert_eq!(error, KeeperError::Protocol { keeper: 99, host: PROTOCOL });
+}
+
+#[tokio::test]
+async fn the_exit_report_of_another_run_is_no_exit() {
+    let (near, far) = tokio::io::duplex(4096);
+    let (reader, writer) = tokio::io::split(far);
+    let silence = Arc::new(Silence::new(Duration::from_secs(1)));
+    let (_opener, driver) = mux::connect(Side::Keeper, reader, writer, silence);
+    tokio::spawn(driver.run(|stream| {
+        tokio::spawn(async move {
+            let (reader, writer) = tokio::io::split(stream);
+            let (mut reader, mut writer) = (FrameReader::new(reader), FrameWriter::new(writer));
+            match reader.next().await.unwrap().unwrap().json().unwrap() {
+                Request::Hello { .. } => {
+                    let hello = Hello { protocol: PROTOCOL, version: "0".to_owned() };
+                    writer.send_json(Kind::Reply, &hello).await.unwrap();
+                }
+                _ => {
+                    let report = ExitReport {
+                        nonce: "of another run".to_owned(),
+                        code: Some(0),
+                        signal: None,
+                        out_of_memory: false,
+                        disk_full: None,
+                        dropped_bytes: 0,
+                    };
+                    writer.send(Kind::Started, &[]).await.unwrap();
+                    writer.send_json(Kind::Reply, &report).await.unwrap();
+                }
+            }
+            // Kept open, since its end would be another error.
+            while let Ok(Some(_)) = reader.next().await {}
+        });
+    }));
+    let (keeper, ..) = Keeper::connect(Box::new(near), quick()).await.unwrap();
+    let mut program = keeper.spawn(program("true")).await.unwrap();
+    let error = program.next().await.unwrap_err();
+    assert!(
+        matches!(&error, KeeperError::Corrupt(what) if what.contains("another run")),
+        "{error}"
+    );
+    assert!(program.next().await.is_err());
 }
 
 #[tokio::test]

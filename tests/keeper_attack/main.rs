@@ -499,3 +499,40 @@ async fn peak(container: &harness::Boxed) -> String {
     let (_, out, _) = container.run("grep -hE 'VmHWM|RssAnon' /proc/[0-9]*/status | sort -rn | head -3; grep -l codex-keeper /proc/[0-9]*/comm | while read c; do grep -hE 'VmHWM|RssAnon' ${c%comm}status; done").await;
     out.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_of_a_reset_and_of_a_program_that_does_nothing() -> Result<(), Failure> {
+    if !engine_is_there() {
+        return Ok(());
+    }
+    let container = start().await;
+    let armed = container.arm().await;
+    let files: Vec<String> = (0..100).map(|i| format!("d{}/f{i}", i / 10)).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|path| (&path[..], &[7; 1024][..])).collect();
+    let tree = tree(&files);
+    let (mut nothing, mut hundred, mut whole) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..15 {
+        let started = Instant::now();
+        container.run("exit 0").await;
+        container.keeper().end().await?;
+        let ended = Instant::now();
+        assert_eq!(container.keeper().reset().await?, armed.fingerprint);
+        nothing.push(ended.elapsed());
+        whole.push(started.elapsed());
+        container.put(tree.clone()).await?;
+        container.run("for f in d*/*; do echo changed > $f; done").await;
+        container.keeper().end().await?;
+        let ended = Instant::now();
+        assert_eq!(container.keeper().reset().await?, armed.fingerprint);
+        hundred.push(ended.elapsed());
+    }
+    for (what, mut times) in [
+        ("reset after nothing", nothing),
+        ("reset after 100 changed files", hundred),
+        ("a shell that does nothing, end and reset", whole),
+    ] {
+        times.sort();
+        println!("{what}: p50 {:?}, most {:?}", times[times.len() / 2], times[times.len() - 1]);
+    }
+    Ok(())
+}
