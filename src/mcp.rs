@@ -17,6 +17,4 @@ mod progress;
 pub mod schema;
 pub mod tools;
 
-
-
 pub use self::handler::CodexTools;

@@ -141,7 +141,7 @@ async fn progress_says_what_codex_does() {
     assert_eq!(
         lines("success-direct").await,
         [
-            "Starting Codex",
+            "Reading the workspace",
             "Asking the model",
             "Thinking: A file with one line; I look at what is there first.",
             "Saying: I will look at the workspace and then create hello.py.",

@@ -518,7 +518,10 @@ async fn faults_are_told_by_name() -> Result<(), Failure> {
     let mut tar = tree(&[("a", b"b"), ("a/b", b"b")]);
     tar.extend(vec![0; 4 << 20]);
     let refused = container.put(tar).await.unwrap_err();
-    assert!(matches!(&refused, KeeperError::Refused(s) if s.contains("directory of a/b")), "{refused}");
+    assert!(
+        matches!(&refused, KeeperError::Refused(s) if s.contains("directory of a/b")),
+        "{refused}"
+    );
     container.keeper().reset().await?;
     // What is too large is not collected.
     container.run("truncate -s 100G sparse").await;

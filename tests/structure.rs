@@ -59,9 +59,13 @@ fn nothing_prints_on_stdout_but_the_commands() {
 
 #[test]
 fn the_engines_words_are_not_in_its_trait() {
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine.rs")).unwrap();
-    let code: String =
-        text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let text =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/src/engine.rs")).unwrap();
+    let code: String = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
     for word in ["HostConfig", "bollard", "CapAdd", "NanoCpus"] {
         assert!(!code.contains(word), "{word}");
     }

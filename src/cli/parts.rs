@@ -8,8 +8,8 @@ use super::{Context, engine};
 use crate::config::Config;
 use crate::engine::{Engine, Unusable};
 use crate::failure::Failure;
-use crate::job::{Orchestrator, Parts as JobParts, Places};
 use crate::job::Jobs;
+use crate::job::{Orchestrator, Parts as JobParts, Places};
 use crate::workspace::root::Roots;
 
 /// The jobs, and how to end what is behind them.

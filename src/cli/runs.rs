@@ -5,8 +5,8 @@ use serde::Serialize;
 use super::{Context, Outcome, Stopped, out, parts};
 use crate::job::call::ApplyCall;
 use crate::job::result::{RunResult, Status};
-use crate::workspace::change::ChangesState;
 use crate::record::{self, Record, RecordError};
+use crate::workspace::change::ChangesState;
 
 /// What to do with records.
 #[derive(Clone, Debug, clap::Subcommand)]

@@ -19,9 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use super::progress::Forwarder;
 use super::tools;
-use crate::job::Jobs;
 use crate::config::RunConfig;
 use crate::failure::{ErrorKind, Failure};
+use crate::job::Jobs;
 use crate::job::call::{self, ApplyCall, DiffCall, RunCall};
 use crate::job::progress;
 use crate::job::result::RunResult;

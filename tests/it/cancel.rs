@@ -68,12 +68,7 @@ async fn cancelled_while_waiting_for_a_container_leaves_the_line() {
 /// Cancels once the run says that it does `stage`, and gives its result.
 async fn cancel_at(server: &mut Server, stage: &str) -> serde_json::Value {
     let (id, _answer) = server.begin_call("codex_run", json!({"prompt": "go"})).await;
-    loop {
-        let message = server.notifications.recv().await.unwrap();
-        if message["params"]["message"].as_str().is_some_and(|text| text.contains(stage)) {
-            break;
-        }
-    }
+    server.stage(stage).await;
     server
         .send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
                       "params": {"requestId": id}}))
@@ -99,8 +94,7 @@ async fn cancelled_while_the_workspace_is_sent() {
 #[tokio::test]
 async fn cancelled_while_the_changes_are_collected() {
     need_engine!();
-    let script =
-        Script::always(vec![Step::run("truncate -s 600M big"), Step::Say("made".into())]);
+    let script = Script::always(vec![Step::run("truncate -s 600M big"), Step::Say("made".into())]);
     let mut server = Server::start(script, Options::default()).await;
     server.ready().await;
     let run = cancel_at(&mut server, "Collecting the changes").await;

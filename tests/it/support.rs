@@ -180,6 +180,17 @@ impl Server {
         self.call("codex_run", json!({"prompt": prompt})).await
     }
 
+    /// Waits until a run tells that it does `stage`.
+    pub(crate) async fn stage(&mut self, stage: &str) {
+        loop {
+            let message = tokio::time::timeout(PATIENCE, self.notifications.recv()).await;
+            let Ok(Some(message)) = message else { panic!("never {stage}\n{}", self.log()) };
+            if message["params"]["message"].as_str().is_some_and(|text| text.starts_with(stage)) {
+                return;
+            }
+        }
+    }
+
     /// Waits until a container is idle.
     pub(crate) async fn ready(&mut self) -> Value {
         let began = std::time::Instant::now();

@@ -31,16 +31,6 @@ fn lock(server: &Server) -> WorkspaceLock {
     lock::exclusive(&state(server), key, Duration::from_secs(10)).unwrap()
 }
 
-/// Waits until a run tells of a stage, which may then wait for the lock.
-async fn stage(server: &mut Server, name: &str) {
-    loop {
-        let message = server.notifications.recv().await.unwrap();
-        if message["params"]["message"].as_str().is_some_and(|stage| stage.starts_with(name)) {
-            return;
-        }
-    }
-}
-
 fn only_result(server: &Server) -> serde_json::Value {
     let run = std::fs::read_dir(server.runs()).unwrap().next().unwrap().unwrap().path();
     serde_json::from_slice(&std::fs::read(run.join("result.json")).unwrap()).unwrap()
@@ -85,7 +75,7 @@ async fn cancelled_after_codex_has_ended_nothing_is_applied() {
     requests(&server, 2).await;
     let before = tree(&server.workspace);
     let other = lock(&server);
-    stage(&mut server, "applying").await;
+    server.stage("Applying").await;
     server
         .send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
                       "params": {"requestId": id}}))
@@ -106,7 +96,7 @@ async fn cancelled_while_the_workspace_is_sent_it_ends_at_once() {
     server.ready().await;
     let other = lock(&server);
     let (id, _answer) = server.begin_call("codex_run", json!({"prompt": "write"})).await;
-    stage(&mut server, "sending").await;
+    server.stage("Sending").await;
     server
         .send(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled",
                       "params": {"requestId": id}}))
@@ -130,9 +120,9 @@ async fn a_client_that_goes_while_runs_are_sent_and_in_line_is_not_waited_for() 
     server.ready().await;
     let _other = lock(&server);
     let (_, first) = server.begin_call("codex_run", json!({"prompt": "write"})).await;
-    stage(&mut server, "sending").await;
+    server.stage("Sending").await;
     let (_, second) = server.begin_call("codex_run", json!({"prompt": "wait"})).await;
-    stage(&mut server, "waiting").await;
+    server.stage("Waiting").await;
     server.close();
     let took = server.ended().await;
     assert!(took < Duration::from_secs(2), "the server took {took:?} to end");
@@ -153,7 +143,7 @@ async fn a_client_that_goes_while_much_is_collected_is_not_waited_for() {
     let mut server = Server::start(script, Options::default()).await;
     server.ready().await;
     let (_, answer) = server.begin_call("codex_run", json!({"prompt": "write"})).await;
-    stage(&mut server, "collecting").await;
+    server.stage("Collecting").await;
     server.close();
     let took = server.ended().await;
     assert!(took < Duration::from_secs(2), "the server took {took:?} to end");
@@ -171,7 +161,7 @@ async fn a_client_that_goes_while_a_run_waits_to_apply_is_not_waited_for() {
     let (_, _answer) = server.begin_call("codex_run", json!({"prompt": "write"})).await;
     requests(&server, 2).await;
     let _other = lock(&server);
-    stage(&mut server, "applying").await;
+    server.stage("Applying").await;
     server.close();
     let took = server.ended().await;
     assert!(took < Duration::from_secs(2), "the server took {took:?} to end");
