@@ -142,8 +142,11 @@ impl Boxed {
     pub(crate) async fn collect(&self) -> Result<(CollectReport, Vec<u8>), KeeperError> {
         let mut collect = self.keeper().collect(CollectRequest::default()).await?;
         let mut tar = Vec::new();
-        collect.read_to_end(&mut tar).await.unwrap();
-        Ok((collect.finish().await?, tar))
+        // A refusal breaks the reading off; its sentence comes with `finish`.
+        let read = collect.read_to_end(&mut tar).await;
+        let report = collect.finish().await?;
+        read.unwrap();
+        Ok((report, tar))
     }
 }
 
