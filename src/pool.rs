@@ -121,6 +121,8 @@ pub(crate) struct State<C> {
     pub(crate) failures: u32,
     /// No start before this, after a failure.
     pub(crate) not_before: Option<Instant>,
+    /// No start for the floor before this, after a checkout.
+    pub(crate) quiet_until: Option<Instant>,
     pub(crate) closed: bool,
 }
 
@@ -172,6 +174,7 @@ impl<S: Source> Pool<S> {
                 last_error: None,
                 failures: 0,
                 not_before: None,
+                quiet_until: None,
                 closed: false,
             }),
             changed: Notify::new(),
@@ -211,6 +214,7 @@ impl<S: Source> Pool<S> {
                 Ok(index) => {
                     let member = state.idle.swap_remove(index);
                     state.leased += 1;
+                    state.quiet_until = Some(Instant::now() + warmer::QUIET);
                     state.stats.hit();
                     state.stats.took(Phase::Checkout, began.elapsed());
                     drop(state);

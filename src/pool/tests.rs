@@ -187,6 +187,21 @@ async fn keeps_min_idle_ready_and_a_call_hits() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_floor_is_refilled_a_moment_after_a_checkout_but_a_call_in_line_waits_for_nothing() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(1, 4));
+    pool.ready(1).await.unwrap();
+    let _first = pool.acquire(key(1)).await.unwrap();
+    tokio::time::sleep(warmer::QUIET / 2).await;
+    assert_eq!(source.0.started.load(Ordering::SeqCst), 1);
+    let began = Instant::now();
+    let _second = pool.acquire(key(1)).await.unwrap();
+    assert!(began.elapsed() < warmer::QUIET / 4, "{:?}", began.elapsed());
+    tokio::time::sleep(warmer::QUIET).await;
+    assert_eq!(pool.status().idle, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_dropped_without_a_verdict_destroys() {
     let source = FakeSource::new();
     let pool = Pool::start(source.clone(), config(1, 1));

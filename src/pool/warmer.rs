@@ -19,6 +19,10 @@ const INSPECTION: Duration = Duration::from_secs(30);
 /// The wait after the first failed start; doubles with each, up to [`LONGEST_BACKOFF`].
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
+/// After a checkout the floor is refilled only so much later, since starting a container would
+/// take the processors from the job that has just begun. A call in line waits for nothing.
+pub(super) const QUIET: Duration = Duration::from_millis(300);
+
 /// The longest wait between failed starts.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
@@ -78,7 +82,8 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
             }
         }
         let now = Instant::now();
-        match state.not_before {
+        let quiet_until = state.quiet_until.filter(|_| state.queue.is_empty());
+        match state.not_before.max(quiet_until) {
             Some(not_before) if not_before > now => wait = wait.min(not_before - now),
             _ => {
                 for _ in 0..plan.start {

@@ -8,8 +8,9 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -118,7 +119,7 @@ pub fn git_below(
 
 /// Git with what every use of it here has.
 fn command(directory: BorrowedFd<'_>) -> Command {
-    let mut command = Command::new("git");
+    let mut command = Command::new(program());
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"GIT_") {
             command.env_remove(name);
@@ -137,6 +138,23 @@ fn command(directory: BorrowedFd<'_>) -> Command {
         .stdin(Stdio::null())
         .process_group(0);
     command
+}
+
+/// Where git is, looked up once: a `PATH` may have many entries, and each try costs a system call in
+/// a process that is being born.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let is_program = |file: &PathBuf| {
+            file.is_absolute()
+                && file.metadata().is_ok_and(|found| {
+                    found.is_file() && std::os::unix::fs::MetadataExt::mode(&found) & 0o111 != 0
+                })
+        };
+        let found = std::env::split_paths(&path).map(|folder| folder.join("git"));
+        found.into_iter().find(is_program).unwrap_or_else(|| PathBuf::from("git"))
+    })
 }
 
 /// Why reading stopped early.

@@ -110,7 +110,7 @@ impl Inside for Container {
 
     fn settle(&self) -> Result<(), Refusal> {
         let newest = match &self.state.lock().tree {
-            Tree::Put { manifest, clock: None, .. } => manifest.newest(),
+            Tree::Put { manifest, clock: None, .. } => manifest.newest_unhashed(),
             Tree::Broken => {
                 return Err(Refusal::new("the workspace was not put whole; reset first"));
             }

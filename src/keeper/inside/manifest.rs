@@ -67,9 +67,12 @@ impl Manifest {
         self.paths.get(index).map_or(&[], |path| path)
     }
 
-    /// The newest ctime.
-    pub(super) fn newest(&self) -> Time {
-        self.entries.iter().map(|entry| entry.ctime).max().unwrap_or((0, 0))
+    /// The newest ctime of what has no hash: once the coarse clock has passed it, every later
+    /// change has another ctime. What has a hash needs no such clock, since it is compared by its
+    /// contents where the ctime proves nothing.
+    pub(super) fn newest_unhashed(&self) -> Time {
+        let unhashed = self.entries.iter().filter(|entry| entry.hash.is_none());
+        unhashed.map(|entry| entry.ctime).max().unwrap_or((0, 0))
     }
 }
 
@@ -169,13 +172,17 @@ mod tests {
     }
 
     #[test]
-    fn paths_are_found_and_the_newest_is_known() {
+    fn paths_are_found_and_the_newest_without_a_hash_is_known() {
         let newer = Entry { ctime: (11, 1), ..entry() };
-        let manifest =
-            Manifest::new(vec![(b"b".to_vec().into(), entry()), (b"a/b".to_vec().into(), newer)]);
+        let hashed = Entry { ctime: (12, 0), hash: Some(Box::new([0; 32])), ..entry() };
+        let manifest = Manifest::new(vec![
+            (b"b".to_vec().into(), entry()),
+            (b"a/b".to_vec().into(), newer),
+            (b"d".to_vec().into(), hashed),
+        ]);
         assert_eq!(manifest.find(b"b"), Some(1));
         assert_eq!(manifest.find(b"c"), None);
-        assert_eq!(manifest.newest(), (11, 1));
+        assert_eq!(manifest.newest_unhashed(), (11, 1));
         assert_eq!(manifest.path(0), b"a/b");
     }
 }

@@ -21,7 +21,11 @@ pub(super) const DEEPEST: usize = 512;
 
 const BUFFER: usize = 256 << 10;
 
-/// Writes the tree into the empty directory `root`. `hashed` says that contents must be hashed.
+/// Contents are hashed anyway until a tree has so many bytes: that takes less time than waiting for
+/// the clock that makes their ctime a proof, see [`Manifest::newest_unhashed`].
+const SMALL_TREE: u64 = 4 << 20;
+
+/// Writes the tree into the empty directory `root`. `hashed` says that all contents must be hashed.
 pub(super) fn write(
     root: BorrowedFd<'_>,
     tar: &mut dyn Read,
@@ -167,7 +171,7 @@ impl Writer<'_> {
 
     fn link(&mut self, path: &RelPath, name: &CString, target: Vec<u8>) -> Result<(), Refusal> {
         let doing = format!("make the link {path}");
-        let hash = self.hashed.then(|| Box::new(*blake3::hash(&target).as_bytes()));
+        let hash = self.hashes(0).then(|| Box::new(*blake3::hash(&target).as_bytes()));
         let target = CString::new(target).doing(&doing)?;
         fs::symlinkat(&target, self.parent(), name).doing(&doing)?;
         let stat = fs::statat(self.parent(), name, AtFlags::SYMLINK_NOFOLLOW).doing(&doing)?;
@@ -199,7 +203,7 @@ impl Writer<'_> {
             }
         }
         let mut file = std::fs::File::from(opened.doing(&doing)?);
-        let mut hash = self.hashed.then(blake3::Hasher::new);
+        let mut hash = self.hashes(entry.size()).then(blake3::Hasher::new);
         let mut left = entry.size();
         while left > 0 {
             let want = usize::try_from(left).unwrap_or(BUFFER).min(BUFFER);
@@ -222,6 +226,11 @@ impl Writer<'_> {
         let hash = hash.map(|hash| Box::new(*hash.finalize().as_bytes()));
         self.note(path, Kind::File, &stat, hash);
         Ok(())
+    }
+
+    /// Whether the next content, of `size` bytes, is hashed.
+    fn hashes(&self, size: u64) -> bool {
+        self.hashed || self.report.bytes.saturating_add(size) <= SMALL_TREE
     }
 
     fn note(&mut self, path: &RelPath, kind: Kind, stat: &fs::Stat, hash: Option<Box<[u8; 32]>>) {
