@@ -28,7 +28,6 @@ use super::{Workspace, beneath};
 use crate::ignored::Rules;
 
 mod made;
-mod refs;
 
 pub(super) use made::{Made, ObjectFile};
 
@@ -104,11 +103,12 @@ impl Repository {
                 return found;
             }
         };
-        let listing = here(&["config", "-z", "--list"]);
-        let refs = match refs::listing(directory.as_fd()) {
-            Some(refs) => Ok(refs),
-            None => here(&["for-each-ref", made::REF_FORMAT]),
-        };
+        // Two programs to start: side by side.
+        let (listing, refs) = std::thread::scope(|scope| {
+            let refs = scope.spawn(|| here(&["for-each-ref", made::REF_FORMAT]));
+            let listing = here(&["config", "-z", "--list"]);
+            (listing, refs.join())
+        });
         let config = GitConfig::parse(listing.as_deref().unwrap_or_default());
         found.global = global_excludes(&config);
         let own = read(directory.as_fd(), "info/exclude").ok().flatten().unwrap_or_default();
@@ -124,8 +124,9 @@ impl Repository {
                 .unwrap_or_default(),
         };
         found.sent = match (listing, refs) {
-            (Err(error), _) | (_, Err(error)) => Sent::StayedHome(stays(&error.to_string())),
-            (Ok(_), Ok(refs)) => {
+            (Err(error), _) | (_, Ok(Err(error))) => Sent::StayedHome(stays(&error.to_string())),
+            (_, Err(_)) => Sent::StayedHome(stays("its references could not be read")),
+            (Ok(_), Ok(Ok(refs))) => {
                 match Made::prepare(directory, &config, &refs, index, [&found.global, &own]) {
                     Ok(made) => Sent::Make(Box::new(made)),
                     Err(why) => Sent::StayedHome(stays(&why)),
