@@ -28,7 +28,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitCode, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::model::scripted::{Script, ScriptedModel, Step};
 use serde_json::{Value, json};
@@ -41,6 +41,9 @@ use place::{Server, small_project};
 const PROMPT: &str = "Write one file.";
 const ROUNDS: usize = 40;
 const WARM_UP: usize = 4;
+/// Before each turn: the end of a container goes on for a while in the kernel after the engine has
+/// said that it is gone.
+const PAUSE: Duration = Duration::from_millis(250);
 /// What the model writes.
 const FILE: &str = "written.txt";
 const ARMS: [&str; 3] = ["host", "container a run", "ours"];
@@ -86,21 +89,37 @@ async fn measure() -> Result<bool, Failed> {
     };
     let mut arms = Arms::prepare().await?;
     say(&format!(
-        "{rounds} rounds after {WARM_UP} to warm up; the arms take turns. Before each turn the \
-         pool is at rest:\nno container is being started, reset or removed, so no arm pays for the \
-         one before it."
+        "{rounds} rounds after {WARM_UP} to warm up; the arms take turns, and another one begins \
+         each round. Before each turn\nthe pool is at rest (no container is being started, reset \
+         or removed) and {} ms pass, so that no arm pays\nfor what the one before it left to the \
+         kernel and the engine.",
+        PAUSE.as_millis()
     ));
     let mut samples: [Vec<Sample>; 3] = Default::default();
     let mut phases: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for round in 0..rounds + WARM_UP {
-        let host = arms.host().await?;
-        let container = arms.container().await?;
-        let (ours, result) = arms.ours().await?;
+        let mut result = Value::Null;
+        let mut taken = Vec::with_capacity(ARMS.len());
+        // Another arm begins each round, so that none always follows the same one.
+        for turn in 0..ARMS.len() {
+            let arm = (round + turn) % ARMS.len();
+            tokio::time::sleep(PAUSE).await;
+            let sample = match arm {
+                0 => arms.host().await?,
+                1 => arms.container().await?,
+                _ => {
+                    let (sample, told) = arms.ours().await?;
+                    result = told;
+                    sample
+                }
+            };
+            taken.push((arm, sample));
+        }
         if round < WARM_UP {
             continue;
         }
-        for (arm, sample) in samples.iter_mut().zip([host, container, ours]) {
-            arm.push(sample);
+        for (arm, sample) in taken {
+            samples[arm].push(sample);
         }
         for (phase, took) in result["timings_ms"].as_object().into_iter().flatten() {
             phases.entry(phase.clone()).or_default().push(took.as_f64().unwrap_or_default());
