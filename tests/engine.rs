@@ -34,12 +34,9 @@ async fn engine() -> Option<(DockerEngine, String)> {
         let engine =
             DockerEngine::connect(&endpoint, TIMEOUT).map_err(|error| error.to_string())?;
         engine.facts().await.map_err(|error| error.to_string())?;
-        for image in ["codex-runner:latest", "codex-base:dev"] {
-            if engine.image(image).await.is_ok() {
-                return Ok((engine, image.to_owned()));
-            }
-        }
-        Err("the engine has neither codex-runner:latest nor codex-base:dev".to_owned())
+        let image = "codex-runner:latest";
+        engine.image(image).await.map_err(|error| error.to_string())?;
+        Ok::<_, String>((engine, image.to_owned()))
     };
     match found.await {
         Ok(found) => Some(found),

@@ -34,7 +34,7 @@ impl Drop for Contained {
 }
 
 fn image() -> String {
-    std::env::var("CODEX_KEEPER_TEST_IMAGE").unwrap_or_else(|_| "codex-base:dev".to_owned())
+    std::env::var("CODEX_KEEPER_TEST_IMAGE").unwrap_or_else(|_| "codex-runner:latest".to_owned())
 }
 
 /// Whether the tests here can run.
@@ -77,7 +77,18 @@ async fn start(more: &[&str]) -> Contained {
     let name = format!("dev-keeper-{}-{next}", std::process::id());
     let mount = format!("{}:/usr/local/bin/codex-keeper:ro", keeper_binary().display());
     let mut run = Command::new("docker");
-    run.args(["run", "-d", "--rm", "--name", &name, "--read-only", "--network", "none"]);
+    run.args([
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        &name,
+        "--read-only",
+        "--user",
+        "0",
+        "--network",
+        "none",
+    ]);
     run.args(["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]);
     for capability in ["KILL", "CHOWN", "FOWNER", "DAC_OVERRIDE", "SETUID", "SETGID"] {
         run.args(["--cap-add", capability]);
@@ -265,7 +276,7 @@ async fn a_job_goes_through_and_a_reset_restores_the_fingerprint() -> Result<(),
 
     let (exit, out, err) = container
         .run_with(
-            "id; cat; echo oops >&2; cat same >/dev/null; echo new > edited; chmod +x mode;
+            "id -u; id -g; id -G; cat; echo oops >&2; cat same >/dev/null; echo new > edited; chmod +x mode;
              rm -r gone; mkdir -p d/e target; echo x > target/o; ln same hard; mkfifo fifo;
              ln -s /etc/passwd out; printf x > $'odd\\377'; echo changed > .git/HEAD;
              mkdir -p sub/.git; echo x > sub/.git/config; exit 7",
@@ -273,8 +284,7 @@ async fn a_job_goes_through_and_a_reset_restores_the_fingerprint() -> Result<(),
         )
         .await?;
     assert_eq!((exit.code, exit.signal, exit.nonce.as_str()), (Some(7), None, "nonce-1"));
-    assert!(out.contains("uid=1000 gid=1000 groups=1000"), "{out}");
-    assert!(out.ends_with("from stdin"), "{out}");
+    assert_eq!(out, "1000\n1000\n1000\nfrom stdin");
     assert_eq!(err, "oops\n");
     assert!(!exit.out_of_memory);
 
@@ -347,8 +357,13 @@ PY
     println!("{ended:?}");
     let fingerprint = container.keeper().reset().await?;
     assert_eq!(fingerprint, armed.fingerprint);
+    // The template is back, and nothing else is there.
     let (_, out, _) = container
-        .run("find /app /tmp /home/codex /var/tmp /dev/shm /dev/mqueue /cache -mindepth 1")
+        .run(
+            "diff -r /opt/codex/home-template /home/codex/.codex; \
+             find /app /tmp /home/codex /var/tmp /dev/shm /dev/mqueue /cache -mindepth 1 \
+             -not -path '/home/codex/.codex*'",
+        )
         .await;
     assert_eq!(out, "");
     Ok(())

@@ -29,7 +29,7 @@ impl Drop for Boxed {
 }
 
 pub(crate) fn image() -> String {
-    std::env::var("CODEX_KEEPER_TEST_IMAGE").unwrap_or_else(|_| "codex-base:dev".to_owned())
+    std::env::var("CODEX_KEEPER_TEST_IMAGE").unwrap_or_else(|_| "codex-runner:latest".to_owned())
 }
 
 /// Whether the tests here can run.
@@ -72,7 +72,18 @@ pub(crate) async fn start() -> Boxed {
     let name = format!("dev-keeper-attack-{}-{next}", std::process::id());
     let mount = format!("{}:/usr/local/bin/codex-keeper:ro", keeper_binary().display());
     let mut run = Command::new("docker");
-    run.args(["run", "-d", "--rm", "--name", &name, "--read-only", "--network", "none"]);
+    run.args([
+        "run",
+        "-d",
+        "--rm",
+        "--name",
+        &name,
+        "--read-only",
+        "--user",
+        "0",
+        "--network",
+        "none",
+    ]);
     run.args(["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]);
     for capability in ["KILL", "CHOWN", "FOWNER", "DAC_OVERRIDE", "SETUID", "SETGID"] {
         run.args(["--cap-add", capability]);
