@@ -1,13 +1,8 @@
-//! What uid 1000 in a container may try, in a real container. Left out, with a printed reason,
-//! where no engine answers, unless `CODEX_TESTS_REQUIRE_ENGINE=1` says that this is an error.
-
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, and figures")]
-
-mod harness;
+//! What uid 1000 in a container may try.
 
 use std::time::{Duration, Instant};
 
-use harness::{Failure, engine_is_there, entries, find, request, start, tree};
+use crate::harness::{Failure, engine_is_there, entries, find, request, start, tree};
 use mcp_codex_orchestrator::keeper::client::{Keeper, ProgramEvent};
 use tokio::io::AsyncReadExt;
 
@@ -23,7 +18,7 @@ async fn children_that_a_program_gives_to_the_keeper_are_reaped() -> Result<(), 
     if !engine_is_there() {
         return Ok(());
     }
-    let container = start().await;
+    let container = start(&[]).await;
     let armed = container.arm().await;
     // CLONE_PARENT makes the keeper the parent, and nobody has asked it to wait for them.
     let strays = python(
@@ -49,7 +44,7 @@ async fn attributes_and_flags_of_the_places_show_in_the_fingerprint() -> Result<
     if !engine_is_there() {
         return Ok(());
     }
-    let container = start().await;
+    let container = start(&[]).await;
     let armed = container.arm().await;
     let plant = python(
         "for place in ['/app', '/cache', '/home/codex']:
@@ -115,7 +110,7 @@ async fn no_connection_of_one_run_reaches_the_next() -> Result<(), Failure> {
     if !engine_is_there() {
         return Ok(());
     }
-    let mut container = start().await;
+    let mut container = start(&[]).await;
     let armed = container.arm().await;
     let many = python(
         "kept = []
@@ -157,7 +152,7 @@ async fn ten_thousand_connections_do_not_end_the_stream() -> Result<(), Failure>
     if !engine_is_there() {
         return Ok(());
     }
-    let mut container = start().await;
+    let mut container = start(&[]).await;
     container.arm().await;
     let churn = python(
         "import threading
@@ -204,7 +199,7 @@ async fn the_keeper_cannot_be_looked_into_signalled_or_starved() -> Result<(), F
     if !engine_is_there() {
         return Ok(());
     }
-    let container = start().await;
+    let container = start(&[]).await;
     let armed = container.arm().await;
     let script = python(
         "keepers = [p for p in os.listdir('/proc') if p.isdigit() and open(f'/proc/{p}/comm').read() == 'codex-keeper\\n']
@@ -305,7 +300,7 @@ while True:
 
 /// Ends, collects, and gives what came.
 async fn collected(
-    container: &harness::Boxed,
+    container: &crate::harness::Contained,
 ) -> Result<Vec<(Vec<u8>, tar::EntryType, Vec<u8>)>, Failure> {
     container.keeper().end().await?;
     let (_, tar) = container.collect().await?;
@@ -317,7 +312,7 @@ async fn no_trick_with_times_and_inodes_hides_a_change() -> Result<(), Failure> 
     if !engine_is_there() {
         return Ok(());
     }
-    let container = start().await;
+    let container = start(&[]).await;
     container.arm().await;
     let names = [
         "mmap",
@@ -372,7 +367,7 @@ async fn odd_trees_are_collected_as_the_host_reads_them() -> Result<(), Failure>
     if !engine_is_there() {
         return Ok(());
     }
-    let container = start().await;
+    let container = start(&[]).await;
     let armed = container.arm().await;
     container.put(tree(&[("d/a", b"x"), ("f", b"x")])).await?;
     let outside = python(
@@ -457,7 +452,7 @@ async fn a_million_names_and_a_bottomless_tree_do_not_stop_the_keeper() -> Resul
     if !engine_is_there() {
         return Ok(());
     }
-    let container = start().await;
+    let container = start(&[]).await;
     let armed = container.arm().await;
     let deep = python(
         "for i in range(3000):
@@ -495,7 +490,7 @@ async fn round_trip(keeper: &Keeper) -> Duration {
     keeper.round_trip().await.unwrap()
 }
 
-async fn peak(container: &harness::Boxed) -> String {
+async fn peak(container: &crate::harness::Contained) -> String {
     let (_, out, _) = container.run("grep -hE 'VmHWM|RssAnon' /proc/[0-9]*/status | sort -rn | head -3; grep -l codex-keeper /proc/[0-9]*/comm | while read c; do grep -hE 'VmHWM|RssAnon' ${c%comm}status; done").await;
     out.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -505,7 +500,7 @@ async fn figures_of_a_reset_and_of_a_program_that_does_nothing() -> Result<(), F
     if !engine_is_there() {
         return Ok(());
     }
-    let container = start().await;
+    let container = start(&[]).await;
     let armed = container.arm().await;
     let files: Vec<String> = (0..100).map(|i| format!("d{}/f{i}", i / 10)).collect();
     let files: Vec<(&str, &[u8])> = files.iter().map(|path| (&path[..], &[7; 1024][..])).collect();

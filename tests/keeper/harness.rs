@@ -1,7 +1,8 @@
-//! A container with a keeper in it, and what hostile programs in it are made of.
+//! A container with a keeper in it, driven through the docker command line.
 
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::keeper::client::{
     Incoming, Keeper, KeeperError, KeeperOptions, ProgramEvent,
@@ -15,14 +16,14 @@ use tokio::process::{Child, Command};
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
 /// A container with a keeper in it; removed when it is dropped.
-pub(crate) struct Boxed {
-    name: String,
-    _exec: Child,
-    keeper: Keeper,
+pub(crate) struct Contained {
+    pub(crate) name: String,
+    pub(crate) exec: Option<Child>,
+    pub(crate) keeper: Option<Keeper>,
     pub(crate) incoming: Incoming,
 }
 
-impl Drop for Boxed {
+impl Drop for Contained {
     fn drop(&mut self) {
         let _ = std::process::Command::new("docker").args(["rm", "-fv", &self.name]).output();
     }
@@ -66,10 +67,10 @@ pub(crate) fn keeper_binary() -> PathBuf {
         .clone()
 }
 
-pub(crate) async fn start() -> Boxed {
+pub(crate) async fn start(more: &[&str]) -> Contained {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let name = format!("dev-keeper-attack-{}-{next}", std::process::id());
+    let name = format!("dev-keeper-{}-{next}", std::process::id());
     let mount = format!("{}:/usr/local/bin/codex-keeper:ro", keeper_binary().display());
     let mut run = Command::new("docker");
     run.args([
@@ -94,7 +95,7 @@ pub(crate) async fn start() -> Boxed {
         let tmpfs = format!("{place}:rw,exec,nosuid,nodev,size={size}m,nr_inodes=20000");
         run.args(["--tmpfs", &tmpfs]);
     }
-    run.args([&image(), "/usr/local/bin/codex-keeper", "init", "30"]);
+    run.args(more).args([&image(), "/usr/local/bin/codex-keeper", "init", "30"]);
     let output = run.output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let mut exec = Command::new("docker")
@@ -108,16 +109,33 @@ pub(crate) async fn start() -> Boxed {
     let (keeper, incoming, hello) =
         Keeper::connect(Box::new(stream), KeeperOptions::default()).await.unwrap();
     assert_eq!(hello.protocol, PROTOCOL);
-    Boxed { name, _exec: exec, keeper, incoming }
+    Contained { name, exec: Some(exec), keeper: Some(keeper), incoming }
 }
 
-impl Boxed {
+impl Contained {
     pub(crate) fn keeper(&self) -> &Keeper {
-        &self.keeper
+        self.keeper.as_ref().unwrap()
     }
 
     pub(crate) async fn arm(&self) -> Armed {
         self.keeper().arm(ArmRequest::default()).await.unwrap()
+    }
+
+    pub(crate) async fn is_running(&self) -> bool {
+        let mut inspect = Command::new("docker");
+        inspect.args(["inspect", "-f", "{{.State.Running}}", &self.name]);
+        inspect.output().await.unwrap().stdout.starts_with(b"true")
+    }
+
+    pub(crate) async fn gone_within(&self, limit: Duration) -> bool {
+        let started = Instant::now();
+        while self.is_running().await {
+            if started.elapsed() > limit {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        true
     }
 
     pub(crate) async fn put(&self, tar: Vec<u8>) -> Result<PutReport, KeeperError> {
@@ -153,7 +171,7 @@ impl Boxed {
     pub(crate) async fn collect(&self) -> Result<(CollectReport, Vec<u8>), KeeperError> {
         let mut collect = self.keeper().collect(CollectRequest::default()).await?;
         let mut tar = Vec::new();
-        // A refusal breaks the reading off; its sentence comes with `finish`.
+        // A refusal midway shows here first and in `finish` with its sentence.
         let read = collect.read_to_end(&mut tar).await;
         let report = collect.finish().await?;
         read.unwrap();
