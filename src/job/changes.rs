@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
 use crate::record::Record;
-use crate::workspace::apply::{Applied, apply};
+use crate::workspace::apply::{Applied, OnConflict, Parts, apply};
 use crate::workspace::change::{Change, ChangeSet, ChangeState};
 use crate::workspace::lock::{self, LockError, WorkspaceLock};
-use crate::workspace::{Workspace, WorkspaceKey, diff};
+use crate::workspace::{Workspace, diff};
 
 use super::call::{ApplyCall, DiffCall};
 use super::result::{ApplyReport, DiffPage, ResultChange, ResultConflict, RunResult};
@@ -137,7 +137,7 @@ pub(super) async fn apply_held(
         let request = record.request()?;
         let workspace = roots.resolve(request.workspace.to_str(), None)?;
         // Held before reading, so that two calls for one run cannot both apply it.
-        let _lock = lock::exclusive(&state_dir, workspace.key, LOCK_TIMEOUT).map_err(locked)?;
+        let _turn = lock::write(&state_dir, &workspace, LOCK_TIMEOUT).map_err(locked)?;
         let mut set = files.load()?;
         let wanted = parse_paths(&call.paths)?;
         let before: Vec<RelPath> = applied_paths(&set).cloned().collect();
@@ -156,12 +156,8 @@ pub(super) async fn apply_held(
             ));
         }
         set.allow(&wanted);
-        let mut chosen =
-            if wanted.is_empty() { std::mem::take(&mut set) } else { set.split_off(&wanted) };
-        let applied = apply(&workspace, &mut chosen, &files.changes_tar, &call.run_id);
-        set.merge(chosen);
-        files.save(&set)?;
-        let applied = applied?;
+        let parts = Parts { run: &call.run_id, folder: record.folder(), state: &state_dir };
+        let applied = apply(&workspace, &mut set, &wanted, OnConflict::HoldAll, &parts)?;
         let files_changed: Vec<String> = applied_paths(&set)
             .filter(|path| !before.contains(path))
             .map(ToString::to_string)
@@ -242,24 +238,23 @@ fn apply_locked(
     state: &Path,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
-    let run = files.changes_json.parent().and_then(Path::file_name).unwrap_or_default();
-    let run = run.to_string_lossy().into_owned();
-    let _lock = exclusive_unless(cancel, state, workspace.key)?;
-    let applied = apply(workspace, &mut outcome.set, &files.changes_tar, &run);
-    let saved = files.save(&outcome.set);
-    outcome.applied = applied?;
-    saved
+    let folder = files.changes_json.parent().unwrap_or(Path::new("."));
+    let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let _turn = write_unless(cancel, state, workspace)?;
+    let parts = Parts { run: &run, folder, state };
+    outcome.applied = apply(workspace, &mut outcome.set, &[], OnConflict::HoldAll, &parts)?;
+    Ok(())
 }
 
-/// Waits for the workspace's lock in short turns, so that a call that is cancelled meanwhile ends.
-fn exclusive_unless(
+/// Waits for the turn to write in short turns, so that a call that is cancelled meanwhile ends.
+fn write_unless(
     cancel: &CancellationToken,
     state: &Path,
-    key: WorkspaceKey,
+    workspace: &Workspace,
 ) -> Result<WorkspaceLock, Failure> {
     let began = Instant::now();
     loop {
-        match lock::exclusive(state, key, LOCK_TURN) {
+        match lock::write(state, workspace, LOCK_TURN) {
             // Asked for under the lock: what comes later comes too late.
             Ok(_) if cancel.is_cancelled() => return Err(cancelled()),
             Ok(lock) => return Ok(lock),

@@ -30,7 +30,7 @@ pub(super) async fn send_workspace(
     let sending = async {
         let put = keeper.put().await.map_err(keeper_failure)?;
         let (snapshot, put) = blocking(move || {
-            let _lock = lock::shared(&state_dir, workspace.key, LOCK_TIMEOUT)
+            let _lock = lock::read(&state_dir, &workspace, LOCK_TIMEOUT)
                 .map_err(|error| Failure::new(ErrorKind::TransferFailed, error.to_string()))?;
             let mut bridge = SyncIoBridge::new(put);
             let snapshot = send(&workspace, &rules, &mut bridge).map_err(Failure::from)?;

@@ -18,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::archive::Before;
 use super::change::{Change, ChangeKind, ChangeSet, ChangeState};
@@ -35,7 +36,7 @@ use crate::path::RelPath;
 const FEW: usize = 16;
 
 /// A path that both sides changed.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conflict {
     /// Which.
     pub path: RelPath,
@@ -110,10 +111,32 @@ pub(super) enum Point {
     Undoing,
 }
 
-/// Applies every change that is [waiting](Change::is_waiting), all or nothing, and sets the
-/// states and reasons in `changes`. `archive` is the run's `changes.tar`; `before.tar` and, if
-/// need be, the folder `kept` are written beside it. `run` is the run id. Blocks; the caller has
-/// the workspace's exclusive [lock](super::lock::exclusive).
+/// What becomes of a change set of which some paths cannot be applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnConflict {
+    /// Nothing is applied: half a change is a broken tree.
+    #[default]
+    HoldAll,
+    /// The rest is applied.
+    HoldConflicting,
+}
+
+/// Where an apply has its parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts<'a> {
+    /// The run id.
+    pub run: &'a str,
+    /// The run's folder, with `changes.json` and `changes.tar`; `before.tar` and, if need be, the
+    /// folder `kept` are written there.
+    pub folder: &'a Path,
+    /// The state directory, where the journal is.
+    pub state: &'a Path,
+}
+
+/// Applies every change of the part `only` (empty: all) that is [waiting](Change::is_waiting),
+/// sets the states and reasons in `changes`, and saves it as `changes.json`. Blocks; the caller has
+/// the workspace's [turn to write](super::lock::write).
 ///
 /// # Errors
 ///
@@ -122,10 +145,23 @@ pub(super) enum Point {
 pub fn apply(
     workspace: &Workspace,
     changes: &mut ChangeSet,
-    archive: &Path,
-    run: &str,
+    only: &[RelPath],
+    on_conflict: OnConflict,
+    parts: &Parts<'_>,
 ) -> Result<Applied, ApplyError> {
-    apply_at(workspace, changes, archive, run, &mut |_| {})
+    let _ = (on_conflict, parts.state);
+    let mut chosen =
+        if only.is_empty() { std::mem::take(changes) } else { changes.split_off(only) };
+    let archive = parts.folder.join("changes.tar");
+    let applied = apply_at(workspace, &mut chosen, &archive, parts.run, &mut |_| {});
+    changes.merge(chosen);
+    let set = parts.folder.join("changes.json");
+    crate::record::write_json(&set, changes).map_err(|error| ApplyError::Archive {
+        path: set,
+        reason: error.to_string(),
+        left: Vec::new(),
+    })?;
+    applied
 }
 
 pub(super) fn apply_at(

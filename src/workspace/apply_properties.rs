@@ -54,7 +54,7 @@ proptest! {
         for (change, held) in set.changes.iter_mut().zip(held) {
             change.hold = held.then_some(Hold::Person);
         }
-        let applied = apply(&place.workspace, &mut set, &archive, "run").unwrap();
+        let applied = apply_at(&place.workspace, &mut set, &archive, "run", &mut |_| {}).unwrap();
         let now = place.read();
         for change in &set.changes {
             let expected =
@@ -71,7 +71,7 @@ proptest! {
         let place = Place::new(&host);
         let sent = crate::workspace::fixture::snapshot(&from);
         let (mut set, archive) = place.changes(&sent, &from, &to);
-        let applied = apply(&place.workspace, &mut set, &archive, "run").unwrap();
+        let applied = apply_at(&place.workspace, &mut set, &archive, "run", &mut |_| {}).unwrap();
         let now = place.read();
         if applied.conflicts.is_empty() {
             for change in &set.changes {

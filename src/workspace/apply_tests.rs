@@ -165,10 +165,10 @@ fn a_held_change_set_is_applied_later_from_the_run_folder_alone() {
     let (set, archive) = place.changes(&place.snapshot(), &from, &to);
     let text = serde_json::to_string(&set).unwrap();
     let mut later: ChangeSet = serde_json::from_str(&text).unwrap();
-    apply(&place.workspace, &mut later, &archive, "run").unwrap();
+    apply_at(&place.workspace, &mut later, &archive, "run", &mut |_| {}).unwrap();
     assert_eq!(place.read(), to);
     // Once more is nothing.
-    let again = apply(&place.workspace, &mut later, &archive, "run").unwrap();
+    let again = apply_at(&place.workspace, &mut later, &archive, "run", &mut |_| {}).unwrap();
     assert_eq!(again.applied, 0);
 }
 
@@ -245,7 +245,7 @@ fn a_directory_with_files_that_stayed_home_stays() {
     fs::write(place.at("d/ignored"), "mine").unwrap();
     let to = tree([("b", file("2"))]);
     let (mut set, archive) = place.changes(&sent, &from, &to);
-    let applied = apply(&place.workspace, &mut set, &archive, "run").unwrap();
+    let applied = apply_at(&place.workspace, &mut set, &archive, "run", &mut |_| {}).unwrap();
     assert_eq!(applied.conflicts, []);
     assert_eq!(
         place.read(),
@@ -261,7 +261,7 @@ fn a_directory_with_files_that_stayed_home_stays() {
     let before = place.read();
     let (mut set, archive) =
         place.changes(&sent, &from, &tree([("b", file("2")), ("d", file("x"))]));
-    let applied = apply(&place.workspace, &mut set, &archive, "run").unwrap();
+    let applied = apply_at(&place.workspace, &mut set, &archive, "run", &mut |_| {}).unwrap();
     assert_eq!(applied.conflicts.len(), 1);
     assert_eq!(place.read(), before);
 }
@@ -361,7 +361,7 @@ fn what_the_host_refuses_undoes_everything() {
     let to = tree([("a", file("2")), ("c", file("3"))]);
     let (mut set, archive) = place.changes(&place.snapshot(), &from, &to);
     fs::write(&archive, b"short").unwrap();
-    let error = apply(&place.workspace, &mut set, &archive, "run").unwrap_err();
+    let error = apply_at(&place.workspace, &mut set, &archive, "run", &mut |_| {}).unwrap_err();
     assert!(matches!(error, ApplyError::Archive { .. }), "{error}");
     assert_eq!(place.read(), from);
     assert!(set.changes.iter().all(|c| c.state == ChangeState::Held));
@@ -415,7 +415,7 @@ fn many_small_files_are_applied_at_once() {
     let to = many("new");
     let (mut set, archive) = place.changes(&place.snapshot(), &from, &to);
     let start = std::time::Instant::now();
-    let applied = apply(&place.workspace, &mut set, &archive, "run").unwrap();
+    let applied = apply_at(&place.workspace, &mut set, &archive, "run", &mut |_| {}).unwrap();
     println!("1,000 files replaced in {:?}", start.elapsed());
     assert_eq!(applied.applied, 1000);
     assert_eq!(place.read(), to);

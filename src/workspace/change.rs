@@ -60,6 +60,9 @@ pub enum Hold {
     Person,
     /// It is never applied.
     Never,
+    /// It is new and git ignores it: applied only if it is asked for by its path, and no part of
+    /// what the change set counts as a whole.
+    Ignored,
 }
 
 /// The blake3 hash of a file's bytes; hexadecimal in JSON.
@@ -116,6 +119,37 @@ impl<'de> Deserialize<'de> for LinkTarget {
     }
 }
 
+/// Which version of a file a stat found. Two readings with the same stamp had the same bytes, if
+/// the stamp was taken when it could be trusted ([`BaseNode::stamp`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// Time of the last change of its contents: seconds and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Time of the last change of the inode: seconds and nanoseconds.
+    pub ctime: (i64, u32),
+}
+
+/// What the user's file was before something was applied over it, besides its bytes and what
+/// [`BaseNode`] has of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreImage {
+    /// Where in `before.tar` a file's bytes begin; 0 for what is no file.
+    pub offset: u64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Time of the last change of its contents: seconds and nanoseconds.
+    pub mtime: (i64, u32),
+    /// Extended attributes, access lists among them: names as bytes and values, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<(String, String)>,
+}
+
 /// What a path was when it was sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BaseNode {
@@ -131,6 +165,10 @@ pub struct BaseNode {
     /// Where a link pointed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<LinkTarget>,
+    /// Which version of the file on the host this was; `None` where times cannot tell, because the
+    /// file was changed too shortly before it was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stamp: Option<Stamp>,
 }
 
 impl BaseNode {
@@ -148,6 +186,7 @@ impl From<&Node> for BaseNode {
             size: if node.kind == NodeKind::File { node.size } else { 0 },
             hash: node.hash.map(ContentHash),
             target: node.target.clone().map(LinkTarget),
+            stamp: None,
         }
     }
 }
@@ -220,6 +259,9 @@ pub struct Change {
     /// What the path is after the run; `None` where nothing is, or nothing that can be applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new: Option<NewNode>,
+    /// What was there when it was applied, for undo; `None` unless it is applied over something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<PreImage>,
 }
 
 impl Change {
@@ -313,9 +355,10 @@ mod tests {
                 path, kind: ChangeKind::Link, bytes: 3, state: ChangeState::Held,
                 reason: Some("because".into()), hold: Some(Hold::Person),
                 base: Some(BaseNode { kind: NodeKind::File, mode, size: 3,
-                    hash: Some(ContentHash(hash)), target: None }),
+                    hash: Some(ContentHash(hash)), target: None, stamp: None }),
                 new: Some(NewNode { kind: NodeKind::Link, executable: false, size: 0, hash: None,
                     offset: 512, target: Some(LinkTarget(target)) }),
+                before: Some(PreImage::default()),
             }] };
             let text = serde_json::to_string(&set).unwrap();
             prop_assert_eq!(serde_json::from_str::<ChangeSet>(&text).unwrap(), set);
@@ -332,6 +375,7 @@ mod tests {
             hold,
             base: None,
             new: None,
+            before: None,
         }
     }
 

@@ -165,7 +165,17 @@ fn held(
     base: Option<BaseNode>,
     new: Option<NewNode>,
 ) -> Change {
-    Change { path, kind, bytes, state: ChangeState::Held, reason: None, hold: None, base, new }
+    Change {
+        path,
+        kind,
+        bytes,
+        state: ChangeState::Held,
+        reason: None,
+        hold: None,
+        base,
+        new,
+        before: None,
+    }
 }
 
 /// What is gone: what the container says, and everything that was below a directory that is none

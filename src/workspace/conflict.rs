@@ -85,6 +85,7 @@ mod tests {
                 size: 1,
                 hash: (kind == NodeKind::File).then_some(ContentHash([content; 32])),
                 target: (kind == NodeKind::Link).then(|| LinkTarget(vec![content])),
+                stamp: None,
             }
         })
     }

@@ -109,7 +109,8 @@ impl Host {
             other => other?,
         };
         let node = |kind, size, hash, target| {
-            HostNow::Node(BaseNode { kind, mode: stat.st_mode & 0o7777, size, hash, target })
+            let mode = stat.st_mode & 0o7777;
+            HostNow::Node(BaseNode { kind, mode, size, hash, target, stamp: None })
         };
         Ok(match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => node(NodeKind::Directory, 0, None, None),
@@ -127,6 +128,7 @@ impl Host {
                     size,
                     hash: Some(hash),
                     target: None,
+                    stamp: None,
                 })
             }
             _ => HostNow::Special,

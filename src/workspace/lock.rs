@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::WorkspaceKey;
+use super::{Workspace, WorkspaceKey};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -42,6 +42,32 @@ pub enum LockError {
 #[derive(Debug)]
 pub struct WorkspaceLock {
     _file: File,
+}
+
+/// A turn to read a workspace, shared with other readers. Blocks, at most `timeout`.
+///
+/// # Errors
+///
+/// See [`LockError`].
+pub fn read(
+    state_dir: &Path,
+    workspace: &Workspace,
+    timeout: Duration,
+) -> Result<WorkspaceLock, LockError> {
+    shared(state_dir, workspace.key, timeout)
+}
+
+/// A turn to write a workspace, alone. Blocks, at most `timeout`.
+///
+/// # Errors
+///
+/// See [`LockError`].
+pub fn write(
+    state_dir: &Path,
+    workspace: &Workspace,
+    timeout: Duration,
+) -> Result<WorkspaceLock, LockError> {
+    exclusive(state_dir, workspace.key, timeout)
 }
 
 /// Locks against [`exclusive`]. Blocks, at most `timeout`.

@@ -211,7 +211,8 @@ impl Work {
         let (size, hash) = hash(&mut lease.file(), &mut io::sink())
             .map_err(|e| Differs::Failed(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
         let mode = stat.st_mode & 0o7777;
-        let now = BaseNode { kind: NodeKind::File, mode, size, hash: Some(hash), target: None };
+        let kind = NodeKind::File;
+        let now = BaseNode { kind, mode, size, hash: Some(hash), target: None, stamp: None };
         match same(expected, &now) {
             false => Err(Differs::Changed),
             true if lease.is_whole() => Ok(Some(lease)),
@@ -264,6 +265,7 @@ mod tests {
             size: 4,
             hash: Some(ContentHash(*blake3::hash(b"base").as_bytes())),
             target: None,
+            stamp: None,
         };
         let lease = Lease::take(File::open(place.at("a")).unwrap()).unwrap();
         let way = format!("/proc/self/fd/{}", lease.file().as_raw_fd());

@@ -347,5 +347,6 @@ fn as_base(new: &NewNode) -> BaseNode {
         size: new.size,
         hash: new.hash,
         target: new.target.clone(),
+        stamp: None,
     }
 }
