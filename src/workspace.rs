@@ -21,33 +21,22 @@ use serde::{Deserialize, Serialize};
 use crate::path::RelPath;
 
 pub mod apply;
-pub mod archive;
+mod archive;
 mod beneath;
 pub mod change;
 pub mod classify;
 pub mod conflict;
 pub mod diff;
 #[cfg(test)]
-mod editor_tests;
-#[cfg(test)]
 mod fixture;
 pub mod git;
-pub mod git_command;
-mod git_config;
-mod git_index;
 pub mod host;
-pub mod lease;
 pub mod limits;
 pub mod lock;
 pub mod receive;
 pub mod root;
 pub mod select;
 pub mod send;
-mod settle;
-pub mod stage;
-mod step;
-mod tar_read;
-mod tar_write;
 
 /// A workspace that was found, checked and opened.
 #[derive(Clone, Debug)]

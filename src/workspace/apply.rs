@@ -9,8 +9,20 @@
 //! ```
 //!
 //! *Look* compares every path three ways and keeps the base bytes in `before.tar`. *Stage* writes
-//! all new contents beside their targets. The *steps* are in [`super::step`]; none of them
+//! all new contents beside their targets. The *steps* are in [`self::step`]; none of them
 //! destroys anything. Only *commit* lets go of what was displaced.
+
+mod before;
+#[cfg(test)]
+mod editor_tests;
+mod lease;
+#[cfg(test)]
+mod properties;
+mod settle;
+mod stage;
+mod step;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -20,13 +32,13 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::archive::Before;
+use self::before::Before;
+use self::stage::{Names, StageError, stage};
+pub use self::step::Kept;
+use self::step::{Stop, Work};
 use super::change::{Change, ChangeKind, ChangeSet, ChangeState};
 use super::conflict::{Decision, HostNow, decide};
 use super::host::Host;
-use super::stage::{Names, StageError, stage};
-pub use super::step::Kept;
-use super::step::{Stop, Work};
 use super::{NodeKind, Workspace};
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
@@ -444,11 +456,3 @@ fn makes_room(change: &Change) -> bool {
         (None, _) => false,
     }
 }
-
-#[cfg(test)]
-#[path = "apply_tests.rs"]
-mod tests;
-
-#[cfg(test)]
-#[path = "apply_properties.rs"]
-mod properties;

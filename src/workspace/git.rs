@@ -21,12 +21,15 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
 
-use super::git_command::{git, git_below};
-use super::git_config::GitConfig;
-use super::git_index::Tracked;
+use self::command::{git, git_below};
+use self::config::GitConfig;
+use self::index::Tracked;
 use super::{Workspace, beneath};
 use crate::ignored::Rules;
 
+mod command;
+mod config;
+pub(in crate::workspace) mod index;
 mod made;
 
 pub(super) use made::{Made, ObjectFile};

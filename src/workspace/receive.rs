@@ -11,9 +11,9 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use super::archive::read::{Entry, TarError, TarReader};
+use super::archive::write::TarWriter;
 use super::change::{ContentHash, LinkTarget, NewNode, executable};
-use super::tar_read::{Entry, TarError, TarReader};
-use super::tar_write::TarWriter;
 use super::{NodeKind, Snapshot};
 use crate::failure::{ErrorKind, Failure};
 use crate::path::{RelPath, RelPathError};

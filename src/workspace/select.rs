@@ -15,7 +15,7 @@ use std::rc::Rc;
 use rustix::fs::{AtFlags, Dir, FileType, Stat, readlinkat, statat};
 
 use super::git::Repository;
-use super::git_index::Tracked;
+use super::git::index::Tracked;
 use super::limits::Totals;
 use super::send::{SendError, SendRules};
 use super::{Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace, beneath};

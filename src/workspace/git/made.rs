@@ -10,8 +10,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
 use super::super::beneath;
-use super::super::git_config::GitConfig;
 use super::Index;
+use super::config::GitConfig;
 
 /// How `for-each-ref` is asked: name of the object, the reference it points to, its own name.
 pub(super) const REF_FORMAT: &str = "--format=%(objectname) %(symref) %(refname)";

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use super::apply::{Applied, Point, apply_at};
-use super::change::ChangeState;
-use super::fixture::{Item, Place, file, path, tree};
+use super::{Applied, Point, apply_at};
+use crate::workspace::change::ChangeState;
+use crate::workspace::fixture::{Item, Place, file, path, tree};
 
 /// Applies for each way of saving; `CODEX_SOAK` has another number.
 const APPLIES: u64 = 40;

@@ -5,7 +5,7 @@
 
 /// The tracked paths of an index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tracked {
+pub(in crate::workspace) struct Tracked {
     /// All paths, one after the other, in git's order, which is that of their bytes.
     bytes: Vec<u8>,
     /// Where each path ends in `bytes`.
@@ -14,7 +14,7 @@ pub(super) struct Tracked {
 
 /// Why an index is not taken as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Odd {
+pub(in crate::workspace) enum Odd {
     /// No index, or damaged, or of a version not known here.
     Unreadable,
     /// Its entries are in another file (split index).
@@ -33,7 +33,7 @@ const EXTENDED: u16 = 0x4000;
 
 impl Tracked {
     /// Reads an index whose object names have `hash_len` bytes.
-    pub(super) fn parse(index: &[u8], hash_len: usize) -> Result<Self, Odd> {
+    pub(in crate::workspace) fn parse(index: &[u8], hash_len: usize) -> Result<Self, Odd> {
         let mut rest = index.strip_prefix(b"DIRC").ok_or(Odd::Unreadable)?;
         let version = take_u32(&mut rest).ok_or(Odd::Unreadable)?;
         if !(2..=4).contains(&version) {
@@ -66,7 +66,7 @@ impl Tracked {
     }
 
     /// From the output of `git ls-files -z`.
-    pub(super) fn from_listing(listing: &[u8]) -> Self {
+    pub(in crate::workspace) fn from_listing(listing: &[u8]) -> Self {
         let mut paths: Vec<&[u8]> =
             listing.split(|byte| *byte == 0).filter(|path| !path.is_empty()).collect();
         paths.sort_unstable();
@@ -107,13 +107,13 @@ impl Tracked {
     }
 
     /// Whether `path` is tracked.
-    pub(super) fn contains(&self, path: &[u8]) -> bool {
+    pub(in crate::workspace) fn contains(&self, path: &[u8]) -> bool {
         let at = self.find(path);
         at < self.ends.len() && self.get(at) == path
     }
 
     /// Whether something in the directory `path` (empty for the top) is tracked.
-    pub(super) fn has_within(&self, path: &[u8]) -> bool {
+    pub(in crate::workspace) fn has_within(&self, path: &[u8]) -> bool {
         if path.is_empty() {
             return !self.ends.is_empty();
         }

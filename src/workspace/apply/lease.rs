@@ -14,7 +14,7 @@ const F_SETSIG: libc::c_int = 10;
 
 /// Why there is no lease.
 #[derive(Debug, thiserror::Error)]
-pub enum LeaseError {
+pub(super) enum LeaseError {
     /// Somebody has the file open for writing.
     #[error("a program has it open for writing")]
     Writer,
@@ -25,7 +25,7 @@ pub enum LeaseError {
 
 /// A read lease on a file, given up when dropped.
 #[derive(Debug)]
-pub struct Lease {
+pub(super) struct Lease {
     file: File,
 }
 
@@ -35,7 +35,7 @@ impl Lease {
     /// # Errors
     ///
     /// See [`LeaseError`].
-    pub fn take(file: File) -> Result<Self, LeaseError> {
+    pub(super) fn take(file: File) -> Result<Self, LeaseError> {
         // The signal of a broken lease is by default one that ends the process; this one is
         // ignored unless somebody asks for it.
         fcntl(&file, F_SETSIG, libc::SIGURG).map_err(LeaseError::Unavailable)?;
@@ -47,19 +47,19 @@ impl Lease {
     }
 
     /// Whether nobody tried to open the file for writing since the lease was taken.
-    pub fn is_whole(&self) -> bool {
+    pub(super) fn is_whole(&self) -> bool {
         fcntl(&self.file, libc::F_GETLEASE, 0).is_ok_and(|kind| kind == libc::F_RDLCK)
     }
 
     /// Gives the lease up and the file back; a writer who waits for it goes on.
-    pub fn give_up(self) -> File {
+    pub(super) fn give_up(self) -> File {
         // It cannot fail for a lease that is ours, and one that the kernel took is gone anyway.
         let _ = fcntl(&self.file, libc::F_SETLEASE, libc::F_UNLCK);
         self.file
     }
 
     /// The file.
-    pub fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &File {
         &self.file
     }
 }

@@ -22,13 +22,13 @@ const EXTENSIONS: [&str; 6] = [
 
 /// The values of `git config -z --list`, the last of each key.
 #[derive(Clone, Debug, Default)]
-pub(super) struct GitConfig {
+pub(in crate::workspace) struct GitConfig {
     values: HashMap<String, String>,
 }
 
 impl GitConfig {
     /// Reads the listing: `key LF value NUL`, or `key NUL` for a bare key, which means true.
-    pub(super) fn parse(listing: &[u8]) -> Self {
+    pub(in crate::workspace) fn parse(listing: &[u8]) -> Self {
         let entries = listing.split(|byte| *byte == 0).filter(|entry| !entry.is_empty());
         let values = entries
             .filter_map(|entry| std::str::from_utf8(entry).ok())
@@ -45,12 +45,16 @@ impl GitConfig {
     }
 
     /// Bytes of an object name.
-    pub(super) fn hash_len(&self) -> usize {
+    pub(in crate::workspace) fn hash_len(&self) -> usize {
         if self.get("extensions.objectformat") == Some("sha256") { 32 } else { 20 }
     }
 
     /// The file of patterns that git ignores everywhere.
-    pub(super) fn excludes_file(&self, home: Option<&Path>, xdg: Option<&Path>) -> Option<PathBuf> {
+    pub(in crate::workspace) fn excludes_file(
+        &self,
+        home: Option<&Path>,
+        xdg: Option<&Path>,
+    ) -> Option<PathBuf> {
         match self.get("core.excludesfile") {
             Some("") => None,
             Some(path) => match path.strip_prefix("~/") {
@@ -65,7 +69,7 @@ impl GitConfig {
     }
 
     /// Why this repository is not an ordinary one, in words that follow "because".
-    pub(super) fn odd(&self) -> Option<String> {
+    pub(in crate::workspace) fn odd(&self) -> Option<String> {
         let version = self.get("core.repositoryformatversion").unwrap_or("0");
         if !matches!(version, "0" | "1") {
             return Some(format!("its format version is {version}"));
@@ -96,7 +100,7 @@ impl GitConfig {
     }
 
     /// The text of the made `config`.
-    pub(super) fn made(&self) -> String {
+    pub(in crate::workspace) fn made(&self) -> String {
         let sha256 = self.hash_len() == 32;
         let mut text = String::from("[core]\n");
         let mut line = |section: Option<&str>, key: &str, value: &str| {

@@ -10,14 +10,14 @@ use std::time::Duration;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use super::NodeKind;
-use super::change::BaseNode;
-use super::conflict::{HostNow, same};
-use super::host::hash;
 use super::lease::{Lease, LeaseError};
 use super::stage::with_fresh_name;
 use super::step::{Kept, Stop, Work};
 use crate::path::RelPath;
+use crate::workspace::NodeKind;
+use crate::workspace::change::BaseNode;
+use crate::workspace::conflict::{HostNow, same};
+use crate::workspace::host::hash;
 
 /// How often a writer is waited for when something is put back, 1 ms each.
 const PATIENCE: u32 = 100;
@@ -248,10 +248,10 @@ mod tests {
     use std::os::fd::AsRawFd;
 
     use super::*;
+    use crate::workspace::apply::stage::Names;
     use crate::workspace::change::ContentHash;
     use crate::workspace::fixture::{Place, file, path, tree};
     use crate::workspace::host::Host;
-    use crate::workspace::stage::Names;
 
     /// A writer who found the file before it was displaced, and opens it after its last name went.
     #[test]

@@ -251,7 +251,7 @@ fn a_directory_with_files_that_stayed_home_stays() {
         place.read(),
         tree([("b", file("2")), ("d", Item::Dir), ("d/ignored", file("mine"))])
     );
-    assert_eq!(set.state(), super::super::change::ChangesState::Partly);
+    assert_eq!(set.state(), crate::workspace::change::ChangesState::Partly);
     assert_eq!(reasons(&set), ["still has files that are no part of the change"]);
 
     // Where a file must take its place there is no room for both.

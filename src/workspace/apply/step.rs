@@ -20,13 +20,13 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, fchmod, fstat};
 use rustix::io::Errno;
 
-use super::NodeKind;
-use super::change::{BaseNode, NewNode};
-use super::host::Host;
 use super::lease::{Lease, LeaseError};
 use super::settle::Differs;
 use super::stage::{Names, with_executable, with_fresh_name};
 use crate::path::RelPath;
+use crate::workspace::NodeKind;
+use crate::workspace::change::{BaseNode, NewNode};
+use crate::workspace::host::Host;
 
 /// A step that was taken.
 #[derive(Debug)]

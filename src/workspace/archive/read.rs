@@ -14,7 +14,7 @@ const MAX_EXTENSION: u64 = 16 * 1024;
 
 /// Why a stream is no archive as it should be.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum TarError {
+pub(in crate::workspace) enum TarError {
     /// Reading failed.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -28,17 +28,17 @@ pub(super) enum TarError {
 
 /// The head of an entry.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) name: Vec<u8>,
-    pub(super) flag: u8,
-    pub(super) mode: u32,
-    pub(super) size: u64,
-    pub(super) target: Vec<u8>,
+pub(in crate::workspace) struct Entry {
+    pub(in crate::workspace) name: Vec<u8>,
+    pub(in crate::workspace) flag: u8,
+    pub(in crate::workspace) mode: u32,
+    pub(in crate::workspace) size: u64,
+    pub(in crate::workspace) target: Vec<u8>,
 }
 
 /// The stream, entry by entry.
 #[derive(Debug)]
-pub(super) struct TarReader<R> {
+pub(in crate::workspace) struct TarReader<R> {
     from: R,
     /// Bytes of the present entry that were not read, and its padding.
     left: u64,
@@ -46,12 +46,12 @@ pub(super) struct TarReader<R> {
 }
 
 impl<R: Read> TarReader<R> {
-    pub(super) fn new(from: R) -> Self {
+    pub(in crate::workspace) fn new(from: R) -> Self {
         Self { from, left: 0, padding: 0 }
     }
 
     /// The next entry; `None` once the archive ended properly and the stream with it.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>, TarError> {
+    pub(in crate::workspace) fn next(&mut self) -> Result<Option<Entry>, TarError> {
         self.skip_rest()?;
         let mut name: Option<Vec<u8>> = None;
         let mut target: Option<Vec<u8>> = None;

@@ -16,17 +16,17 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How long one git command may take; the name of the limit in errors is "git's time".
-pub const TIME: Duration = Duration::from_secs(30);
+pub(super) const TIME: Duration = Duration::from_secs(30);
 
 /// Bytes of output that are taken at most.
-pub const OUTPUT_BYTES: usize = 256 << 20;
+pub(super) const OUTPUT_BYTES: usize = 256 << 20;
 
 /// Bytes of errors that are kept.
 const ERROR_BYTES: usize = 4096;
 
 /// Why git gave no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum GitCommandError {
+pub(super) enum GitCommandError {
     /// It could not be started.
     #[error("git is not installed, or cannot be started ({0})")]
     Start(#[source] io::Error),
@@ -68,7 +68,10 @@ pub enum GitCommandError {
 /// # Errors
 ///
 /// When git cannot run, fails, is late, or floods; see [`GitCommandError`].
-pub fn git(directory: BorrowedFd<'_>, arguments: &[&str]) -> Result<Vec<u8>, GitCommandError> {
+pub(super) fn git(
+    directory: BorrowedFd<'_>,
+    arguments: &[&str],
+) -> Result<Vec<u8>, GitCommandError> {
     git_below(directory, None, arguments)
 }
 
@@ -77,7 +80,7 @@ pub fn git(directory: BorrowedFd<'_>, arguments: &[&str]) -> Result<Vec<u8>, Git
 /// # Errors
 ///
 /// As [`git()`].
-pub fn git_below(
+pub(super) fn git_below(
     directory: BorrowedFd<'_>,
     above: Option<&Path>,
     arguments: &[&str],

@@ -9,10 +9,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::NodeKind;
-use super::change::{ContentHash, NewNode, executable};
-use super::host::Host;
 use crate::path::RelPath;
+use crate::workspace::NodeKind;
+use crate::workspace::change::{ContentHash, NewNode, executable};
+use crate::workspace::host::Host;
 
 /// Attributes of a file that its new contents must not inherit: what they grant was granted to
 /// the old contents, or is computed from them.
@@ -21,14 +21,14 @@ const NOT_INHERITED: [&[u8]; 3] = [b"security.capability", b"security.ima", b"se
 /// Gives names to temporary files; all of one run share a beginning, by which they can be found
 /// after a crash.
 #[derive(Debug)]
-pub struct Names {
+pub(super) struct Names {
     run: String,
     next: u32,
 }
 
 impl Names {
     /// Names for a run.
-    pub fn of(run: &str) -> Self {
+    pub(super) fn of(run: &str) -> Self {
         let plain: String = run.chars().filter(char::is_ascii_alphanumeric).collect();
         let run = plain[plain.len().saturating_sub(12)..].to_owned();
         Self { run, next: 0 }
@@ -39,7 +39,7 @@ impl Names {
     /// # Errors
     ///
     /// `ENAMETOOLONG` where the path would be too long.
-    pub fn next(&mut self, directory: Option<&RelPath>) -> Result<RelPath, Errno> {
+    pub(super) fn next(&mut self, directory: Option<&RelPath>) -> Result<RelPath, Errno> {
         self.next += 1;
         let name = format!(".codex-{}-{}.tmp", self.run, self.next);
         match directory {
@@ -69,7 +69,7 @@ pub(super) fn with_fresh_name<T>(
 
 /// Why contents could not be staged.
 #[derive(Debug, thiserror::Error)]
-pub enum StageError {
+pub(super) enum StageError {
     /// The host refused.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -91,7 +91,7 @@ impl From<Errno> for StageError {
 /// # Errors
 ///
 /// Whatever the host refuses; nothing is left behind then.
-pub fn stage(
+pub(super) fn stage(
     host: &Host,
     names: &mut Names,
     directory: Option<&RelPath>,

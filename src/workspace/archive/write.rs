@@ -3,26 +3,26 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
 
-use super::NodeKind;
+use crate::workspace::NodeKind;
 
 const BLOCK: u64 = 512;
 const END: [u8; 1024] = [0; 1024];
 
 /// A tar file that is being written.
 #[derive(Debug)]
-pub(super) struct TarWriter {
+pub(in crate::workspace) struct TarWriter {
     out: BufWriter<File>,
     at: u64,
 }
 
 impl TarWriter {
     /// Begins an archive in an empty file.
-    pub(super) fn new(file: File) -> Self {
+    pub(in crate::workspace) fn new(file: File) -> Self {
         Self { out: BufWriter::with_capacity(128 * 1024, file), at: 0 }
     }
 
     /// Goes on with an archive that [`finish`](Self::finish) ended.
-    pub(super) fn resume(mut file: File) -> io::Result<Self> {
+    pub(in crate::workspace) fn resume(mut file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
         let at = len.saturating_sub(END.len() as u64);
         file.seek(SeekFrom::Start(at))?;
@@ -42,7 +42,7 @@ impl TarWriter {
 
     /// Writes the header of an entry; `size` bytes of a file must follow by
     /// [`write_all`](Write::write_all), then [`pad`](Self::pad). Gives where those bytes begin.
-    pub(super) fn entry(
+    pub(in crate::workspace) fn entry(
         &mut self,
         name: &[u8],
         kind: NodeKind,
@@ -77,18 +77,18 @@ impl TarWriter {
     }
 
     /// Fills the last block after a file's bytes.
-    pub(super) fn pad(&mut self) -> io::Result<()> {
+    pub(in crate::workspace) fn pad(&mut self) -> io::Result<()> {
         let rest = self.at.next_multiple_of(BLOCK) - self.at;
         self.write_all(&END[..usize::try_from(rest).unwrap_or(0)])
     }
 
     /// Where the next byte goes.
-    pub(super) fn position(&self) -> u64 {
+    pub(in crate::workspace) fn position(&self) -> u64 {
         self.at
     }
 
     /// Takes back everything from `position` on.
-    pub(super) fn rewind(&mut self, position: u64) -> io::Result<()> {
+    pub(in crate::workspace) fn rewind(&mut self, position: u64) -> io::Result<()> {
         self.out.flush()?;
         self.out.get_ref().set_len(position)?;
         self.out.seek(SeekFrom::Start(position))?;
@@ -97,7 +97,7 @@ impl TarWriter {
     }
 
     /// Ends the archive and gives its file; nothing is flushed to the disk.
-    pub(super) fn finish(mut self) -> io::Result<File> {
+    pub(in crate::workspace) fn finish(mut self) -> io::Result<File> {
         self.write_all(&END)?;
         self.out.into_inner().map_err(io::IntoInnerError::into_error)
     }
