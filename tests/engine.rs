@@ -34,9 +34,9 @@ async fn engine() -> Option<(DockerEngine, String)> {
         let engine =
             DockerEngine::connect(&endpoint, TIMEOUT).map_err(|error| error.to_string())?;
         engine.facts().await.map_err(|error| error.to_string())?;
-        let image = "codex-runner:latest";
-        engine.image(image).await.map_err(|error| error.to_string())?;
-        Ok::<_, String>((engine, image.to_owned()))
+        let image = lookup("CODEX_IMAGE").unwrap_or_else(|| "codex-runner:latest".to_owned());
+        engine.image(&image).await.map_err(|error| error.to_string())?;
+        Ok::<_, String>((engine, image))
     };
     match found.await {
         Ok(found) => Some(found),

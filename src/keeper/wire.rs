@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. The image carries it as a label and the keeper tells it in
 /// [`Hello`]; any other is refused with the command that rebuilds the image.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// uid and gid of Codex and all it starts.
 pub const USER: u32 = 1000;

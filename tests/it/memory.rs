@@ -43,8 +43,7 @@ async fn a_quarter_gibibyte_each_way_leaves_the_server_small() {
 }
 
 /// In the place of Codex: a program that prints 256 MiB of events.
-const FLOOD: &str = r#"FROM codex-runner:latest
-USER root
+const FLOOD: &str = r#"USER root
 RUN rm /usr/local/bin/codex && printf '%s\n' \
  '#!/bin/sh' \
  'cat > /dev/null' \
@@ -59,7 +58,10 @@ RUN rm /usr/local/bin/codex && printf '%s\n' \
 #[tokio::test]
 async fn a_program_that_prints_a_quarter_gibibyte_leaves_the_server_small() {
     need_engine!();
-    let _image = docker::Image::build("codex-runner-flood:test", FLOOD);
+    let _image = docker::Image::build(
+        "codex-runner-flood:test",
+        &format!("FROM {}\n{FLOOD}", docker::image()),
+    );
     let options = Options::default()
         .set("container", "image = \"codex-runner-flood:test\"")
         .set("runs", "log_limit = \"1MiB\"");

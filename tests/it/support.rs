@@ -95,8 +95,10 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(std::fs::File::create(home.path().join("server.log")).unwrap())
             .kill_on_drop(true);
-        if let Ok(host) = std::env::var("DOCKER_HOST") {
-            command.env("DOCKER_HOST", host);
+        for name in ["DOCKER_HOST", "CODEX_IMAGE"] {
+            if let Ok(value) = std::env::var(name) {
+                command.env(name, value);
+            }
         }
         for (name, value) in &options.env {
             command.env(name, value);

@@ -30,7 +30,7 @@ impl Drop for Contained {
 }
 
 pub(crate) fn image() -> String {
-    std::env::var("CODEX_KEEPER_TEST_IMAGE").unwrap_or_else(|_| "codex-runner:latest".to_owned())
+    std::env::var("CODEX_IMAGE").unwrap_or_else(|_| "codex-runner:latest".to_owned())
 }
 
 /// Whether the tests here can run.

@@ -13,13 +13,16 @@ fn docker(arguments: &[&str]) -> Result<String, String> {
     }
 }
 
+/// The image under test.
+pub(crate) fn image() -> String {
+    std::env::var("CODEX_IMAGE").unwrap_or_else(|_| "codex-runner:latest".to_owned())
+}
+
 /// Whether an engine answers and has the image.
 pub(crate) fn usable() -> Result<(), String> {
     static USABLE: OnceLock<Result<(), String>> = OnceLock::new();
     USABLE
-        .get_or_init(|| {
-            docker(&["image", "inspect", "codex-runner:latest", "--format", "{{.Id}}"]).map(|_| ())
-        })
+        .get_or_init(|| docker(&["image", "inspect", &image(), "--format", "{{.Id}}"]).map(|_| ()))
         .clone()
 }
 
