@@ -11,6 +11,7 @@
 //!    a file, a link, reftable, partial, not trusted, … ──> GitSent::StayedHome(why)
 //! ```
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,6 +21,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
+use serde::{Deserialize, Serialize};
 
 use self::command::{git, git_below};
 use self::config::GitConfig;
@@ -39,6 +41,22 @@ const INDEX_BYTES: u64 = 512 << 20;
 
 /// The largest small file of `.git` that is read (HEAD, shallow, excludes).
 const SMALL_BYTES: u64 = 16 << 20;
+
+/// Where the made `.git` began: what the host's repository had when it was sent, so that all of it
+/// is known there when commits come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitBase {
+    /// The branch that HEAD names, as `refs/heads/…`; `None` when HEAD is detached, and when the
+    /// branch's name is not UTF-8.
+    pub branch: Option<String>,
+    /// The object that HEAD leads to; `None` for a branch without a commit.
+    pub commit: Option<String>,
+    /// Every reference that was sent and the object it leads to. Those whose names are not UTF-8
+    /// are left out.
+    pub refs: BTreeMap<String, String>,
+    /// Bytes of an object's name: 20, or 32 for SHA-256.
+    pub hash_len: usize,
+}
 
 /// What is known of the repository that a directory is in.
 #[derive(Debug)]

@@ -66,6 +66,27 @@ fn what_was_clean_is_clean_and_git_works() {
 }
 
 #[test]
+fn the_snapshot_knows_the_references_that_were_sent() {
+    let tree = project();
+    let id = |name: &str| tree.git(&["rev-parse", name]).trim().to_owned();
+    let base = tree.send().snapshot.git_base.unwrap();
+    assert_eq!(base.branch.as_deref(), Some("refs/heads/main"));
+    assert_eq!(base.commit, Some(id("HEAD")));
+    assert_eq!(base.hash_len, 20);
+    let names: Vec<&str> = base.refs.keys().map(String::as_str).collect();
+    assert_eq!(names, ["refs/heads/main", "refs/heads/side/line", "refs/tags/v1", "refs/tags/v2"]);
+    for (name, object) in &base.refs {
+        assert_eq!(*object, id(name));
+    }
+    tree.git(&["checkout", "-q", "--detach", "HEAD~1"]);
+    let base = tree.send().snapshot.git_base.unwrap();
+    assert_eq!((base.branch, base.commit), (None, Some(id("HEAD"))));
+    let base = Tree::repository().send().snapshot.git_base.unwrap();
+    assert_eq!((base.branch.as_deref(), base.commit), (Some("refs/heads/main"), None));
+    assert_eq!(Tree::new().send().snapshot.git_base, None);
+}
+
+#[test]
 fn what_was_changed_staged_and_untracked_is_so_again() {
     let tree = project();
     tree.write("a", "uncommitted\n").write("staged", "s").write("new", "n");

@@ -10,8 +10,8 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
 use super::super::beneath;
-use super::Index;
 use super::config::GitConfig;
+use super::{GitBase, Index};
 
 /// How `for-each-ref` is asked: name of the object, the reference it points to, its own name.
 pub(super) const REF_FORMAT: &str = "--format=%(objectname) %(symref) %(refname)";
@@ -31,6 +31,7 @@ pub(in crate::workspace) struct Made {
     digits: usize,
     small: Vec<SmallFile>,
     pub(in crate::workspace) index: Option<Index>,
+    pub(in crate::workspace) base: GitBase,
 }
 
 /// A file of an object directory; its contents never change once it has its name.
@@ -71,9 +72,11 @@ impl Made {
             .map_err(|_| unreadable("objects"))?;
         let mut objects = vec![own];
         add_alternates(&mut objects, 0, ALTERNATES_DEPTH)?;
+        let refs = Refs::parse(refs, digits)?;
+        let base = refs.base(&head, digits / 2);
         let mut small =
             vec![(b"HEAD".to_vec(), head), (b"config".to_vec(), config.made().into_bytes())];
-        small.extend(written_refs(refs, digits)?);
+        small.extend(refs.written());
         if let Some(shallow) = small_file("shallow")? {
             small.push((b"shallow".to_vec(), shallow));
         }
@@ -81,7 +84,7 @@ impl Made {
         if patterns.iter().any(|byte| *byte != b'\n') {
             small.push((b"info/exclude".to_vec(), patterns));
         }
-        let made = Self { objects, digits, small, index };
+        let made = Self { objects, digits, small, index, base };
         // Told before anything is sent: a promisor pack, an unreadable directory.
         made.object_files()?;
         Ok(made)
@@ -161,29 +164,66 @@ fn is_ref(name: &[u8]) -> bool {
         && crate::path::RelPath::new(name).is_ok()
 }
 
-/// `packed-refs`, and a file for each reference to a reference.
-fn written_refs(listing: &[u8], digits: usize) -> Result<Vec<SmallFile>, String> {
-    let odd = || String::from("its references are not ordinary ones");
-    let mut packed = b"# pack-refs with: sorted \n".to_vec();
-    let mut files = Vec::new();
-    for line in listing.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        let mut parts = line.split(|byte| *byte == b' ');
-        let (Some(object), Some(symref), Some(name), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(odd());
-        };
-        if !is_hex(object, digits) || !is_ref(name) || !(symref.is_empty() || is_ref(symref)) {
-            return Err(odd());
+/// The references of a repository.
+struct Refs<'a>(Vec<Ref<'a>>);
+
+struct Ref<'a> {
+    name: &'a [u8],
+    /// What it leads to in the end.
+    object: &'a [u8],
+    /// The reference it names; empty for an ordinary one.
+    symref: &'a [u8],
+}
+
+impl<'a> Refs<'a> {
+    /// Reads what [`REF_FORMAT`] asked for.
+    fn parse(listing: &'a [u8], digits: usize) -> Result<Self, String> {
+        let odd = || String::from("its references are not ordinary ones");
+        let mut found = Vec::new();
+        for line in listing.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let mut parts = line.split(|byte| *byte == b' ');
+            let (Some(object), Some(symref), Some(name), None) =
+                (parts.next(), parts.next(), parts.next(), parts.next())
+            else {
+                return Err(odd());
+            };
+            if !is_hex(object, digits) || !is_ref(name) || !(symref.is_empty() || is_ref(symref)) {
+                return Err(odd());
+            }
+            found.push(Ref { name, object, symref });
         }
-        if symref.is_empty() {
-            packed.extend_from_slice(&[object, b" ", name, b"\n"].concat());
-        } else {
-            files.push((name.to_vec(), [b"ref: ", symref, b"\n"].concat()));
-        }
+        Ok(Self(found))
     }
-    files.push((b"packed-refs".to_vec(), packed));
-    Ok(files)
+
+    /// What is known to the host of what is sent, with the bytes of HEAD.
+    fn base(&self, head: &[u8], hash_len: usize) -> GitBase {
+        let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+        let head = head.trim_ascii();
+        let (branch, commit) = match head.strip_prefix(b"ref:").map(<[u8]>::trim_ascii) {
+            Some(branch) => {
+                let found = self.0.iter().find(|found| found.name == branch);
+                (text(branch), found.and_then(|found| text(found.object)))
+            }
+            None => (None, text(head)),
+        };
+        let refs = self.0.iter().filter_map(|found| Some((text(found.name)?, text(found.object)?)));
+        GitBase { branch, commit, refs: refs.collect(), hash_len }
+    }
+
+    /// `packed-refs`, and a file for each reference to a reference.
+    fn written(&self) -> Vec<SmallFile> {
+        let mut packed = b"# pack-refs with: sorted \n".to_vec();
+        let mut files = Vec::new();
+        for Ref { name, object, symref } in &self.0 {
+            if symref.is_empty() {
+                packed.extend_from_slice(&[object, &b" "[..], name, b"\n"].concat());
+            } else {
+                files.push((name.to_vec(), [b"ref: ", *symref, b"\n"].concat()));
+            }
+        }
+        files.push((b"packed-refs".to_vec(), packed));
+        files
+    }
 }
 
 /// Opens the object directories that `objects[at]` borrows from.
