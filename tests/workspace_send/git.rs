@@ -224,28 +224,11 @@ fn patterns_of_the_users_excludes_file_count_and_go_along() {
 }
 
 #[test]
-fn a_worktrees_git_stays_home_and_its_files_travel() {
-    let tree = project();
-    let other = tempfile::tempdir().unwrap();
-    let path = other.path().join("wt");
-    tree.git(&["worktree", "add", "-q", path.to_str().unwrap(), "side/line"]);
-    fs::write(path.join(".gitignore"), "out/\n").unwrap();
-    fs::create_dir(path.join("out")).unwrap();
-    let workspace = open_unchecked(&path).unwrap();
-    let mut tar = Vec::new();
-    let snapshot = send(&workspace, &crate::rules(), &mut tar).unwrap();
-    assert!(matches!(&snapshot.git, GitSent::StayedHome(why) if why.contains("worktree")));
-    let names: Vec<String> = snapshot.nodes.keys().map(ToString::to_string).collect();
-    assert_eq!(names, [".gitignore", "a", "run.sh", "src", "src/b"]);
-    let stayed: Vec<&str> = snapshot.stayed_home.iter().map(|home| &*home.path).collect();
-    assert_eq!(stayed, [".git", "out/"]);
-}
-
-#[test]
 fn odd_repositories_stay_home_with_a_reason() {
     for (key, value, word) in [
-        ("extensions.partialClone", "origin", "partial clone"),
-        ("core.worktree", "..", "core.worktree"),
+        ("extensions.unheardOf", "x", "unknown repository extension"),
+        ("core.worktree", "/tmp", "core.worktree"),
+        ("core.bare", "true", "bare"),
     ] {
         let tree = project();
         tree.git(&["config", "core.repositoryformatversion", "1"]);
