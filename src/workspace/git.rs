@@ -38,6 +38,7 @@ use crate::ignored::Rules;
 mod command;
 mod config;
 pub(in crate::workspace) mod index;
+pub mod lfs;
 mod made;
 mod place;
 mod refs;

@@ -92,6 +92,11 @@ impl GitConfig {
         self.get("core.worktree")
     }
 
+    /// Where contents of large files are kept, relative to the repository, if not in its `lfs`.
+    pub(in crate::workspace) fn lfs_storage(&self) -> Option<&str> {
+        self.get("lfs.storage").filter(|path| !path.is_empty())
+    }
+
     /// Why this repository is not an ordinary one, in words that follow "because". Of a linked
     /// worktree the repository itself may be bare.
     pub(in crate::workspace) fn odd(&self, is_worktree: bool) -> Option<String> {
