@@ -167,7 +167,7 @@ impl Repository {
             let refs = refs.map_err(|_| "its references could not be read")?;
             let refs = refs.map_err(|error| error.to_string())?;
             is_of?;
-            let head = if config.has_reftable() { Some(head(&here)?) } else { None };
+            let head = if config.has_reftable() { Some(head(here)?) } else { None };
             Made::prepare(place, &config, head, &refs, index, excludes)
         };
         found.sent = match make() {

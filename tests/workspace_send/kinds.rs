@@ -331,7 +331,6 @@ fn sha256_travels_and_is_told() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn references_kept_in_a_reftable_are_written_packed() {
     let folder = Folder::new();
     let probe = try_git(folder.0.path(), &["init", "-q", "--ref-format=reftable", "probe"]);
@@ -457,7 +456,6 @@ fn a_repository_above_stays_home_and_one_below_sends_its_files() {
 }
 
 #[test]
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn worktrees_and_submodules_of_another_user_are_not_trusted() {
     let folder = Folder::new();
     let library = folder.project("library", &[]);
@@ -484,4 +482,35 @@ fn worktrees_and_submodules_of_another_user_are_not_trusted() {
         let (_, why) = stays(path);
         assert!(why.contains("safe.directory"), "{}: {why}", path.display());
     }
+}
+
+#[test]
+fn what_a_required_filter_would_have_encrypted_cannot_be_added_in_the_clear() {
+    let folder = Folder::new();
+    let project = folder.project("project", &[]);
+    write(&project, ".gitattributes", "src/* filter=crypt\n*.bin filter=lfs\n");
+    commit(&project, "attributes");
+    for (key, value) in [
+        ("filter.crypt.clean", "hunter2"),
+        ("filter.crypt.smudge", "hunter2"),
+        ("filter.crypt.required", "true"),
+    ] {
+        git(&project, &["config", key, value]);
+    }
+    // As git sees it a second later: what is in the index is older than the index.
+    let index = fs::File::open(project.join(".git/index")).unwrap();
+    index.set_modified(std::time::SystemTime::now() + std::time::Duration::from_secs(5)).unwrap();
+    let sent = send_at(&project, &rules()).unwrap();
+    assert!(!sent.tar.windows(7).any(|bytes| bytes == b"hunter2"));
+    assert_eq!(sent.git(&["status", "--porcelain"]), "");
+    write(sent.path(), "src/file", "a secret in the clear");
+    write(sent.path(), "two", "no secret");
+    // Without LFS on the host its files are what they are, also where git-lfs is installed.
+    write(sent.path(), "large.bin", "large");
+    assert_eq!(sent.git(&["status", "--porcelain"]), " M src/file\n M two\n?? large.bin\n");
+    let refused = try_git(sent.path(), &["add", "src/file"]);
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && errors.contains("filter 'crypt' failed"), "{errors}");
+    sent.git(&["add", "two", "large.bin"]);
+    assert_eq!(sent.git(&["show", ":large.bin"]), "large");
 }
