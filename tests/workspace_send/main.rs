@@ -8,6 +8,7 @@ mod files;
 mod git;
 mod kinds;
 mod random;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::fs;
