@@ -158,7 +158,8 @@ impl Orchestrator {
         let owner = Owner::claim(&places.state)
             .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
         let sweeper = Sweeper::new(owner.label(), &places.state);
-        let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into());
+        let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into())
+            .keeping_ignored(config.workspace.keep_ignored);
         let pool = Pool::start(starter, config.pool.clone());
         let engine_facts = Arc::new(Mutex::new(None));
         let background =

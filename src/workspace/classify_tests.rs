@@ -82,7 +82,7 @@ fn classified(
     let received = Received {
         entries: after.iter().map(|(p, arrived)| (path(p), arrived.clone())).collect(),
         deleted: deleted.iter().map(|p| path(p)).collect(),
-        bytes: 0,
+        ..Received::default()
     };
     classify(&received, &snapshot, &policy())
 }

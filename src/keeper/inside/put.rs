@@ -4,7 +4,7 @@
 //! doing harm; paths are checked and opened component by component all the same, never through a
 //! link.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{self, Read, Write};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,13 +25,15 @@ const BUFFER: usize = 256 << 10;
 /// the clock that makes their ctime a proof, see [`Manifest::newest_unhashed`].
 const SMALL_TREE: u64 = 4 << 20;
 
-/// Writes the tree into the empty directory `root`. `hashed` says that all contents must be hashed.
+/// Writes the tree into the directory `root`, which is empty but for the name `aside`. `hashed` says that all contents must be hashed.
 pub(super) fn write(
     root: BorrowedFd<'_>,
     tar: &mut dyn Read,
     hashed: bool,
+    aside: Option<&CStr>,
 ) -> Result<(Manifest, PutReport), Refusal> {
-    if !places::names(root).doing("read the workspace")?.is_empty() {
+    let names = places::names(root).doing("read the workspace")?;
+    if names.iter().any(|name| Some(name.as_c_str()) != aside) {
         return Err(Refusal::new("the workspace is not empty; reset first"));
     }
     let mut writer = Writer {
@@ -275,7 +277,7 @@ mod tests {
         make(&mut builder);
         let bytes = builder.into_inner().unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
-        let done = write(root.as_fd(), &mut &bytes[..], true).map(|(manifest, _)| manifest);
+        let done = write(root.as_fd(), &mut &bytes[..], true, None).map(|(manifest, _)| manifest);
         (place, done)
     }
 
@@ -352,7 +354,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("old"), "").unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
-        let error = write(root.as_fd(), &mut io::empty(), false).unwrap_err();
+        let error = write(root.as_fd(), &mut io::empty(), false, Some(c"other")).unwrap_err();
         assert!(error.0.contains("not empty"), "{error}");
     }
 }
