@@ -13,7 +13,10 @@
 //!                              each shares what is above it; asked deepest first
 //! ```
 
+mod above;
 mod pattern;
+
+pub use above::Above;
 
 /// The file that says that a directory is a cache, which nobody needs a copy of
 /// (<https://bford.info/cachedir/>).

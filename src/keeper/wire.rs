@@ -40,6 +40,10 @@ pub const HOME: &str = "/home/codex";
 /// Where an image keeps the template of `CODEX_HOME`.
 pub const HOME_TEMPLATE: &str = "/opt/codex/home-template";
 
+/// Name of the global header of a tree that is put, whose contents are an
+/// [`Above`](crate::ignored::Above) as JSON: the rules that hold in the tree besides its own.
+pub const RULES_ABOVE: &str = "rules-above";
+
 /// The first frame of a stream that the host opens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

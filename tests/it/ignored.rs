@@ -182,6 +182,35 @@ async fn what_is_ignored_no_more_or_sent_by_now_does_not_come_back_as_a_change()
 }
 
 #[tokio::test]
+async fn the_rules_above_a_workspace_that_is_a_part_of_a_repository_hold_in_it() {
+    need_engine!();
+    let home = TempDir::new().unwrap();
+    let workspace = home.path().join("mono/sub");
+    make_workspace(&home.path().join("mono"));
+    std::fs::create_dir(&workspace).unwrap();
+    std::fs::write(workspace.join("a"), "a").unwrap();
+    std::fs::write(home.path().join("mono/.gitignore"), "build/\n.secret\n/sub/gen/\n/gen2/\n")
+        .unwrap();
+    git(&home.path().join("mono"), &["add", "-A"]);
+    let make =
+        "mkdir build gen gen2; echo x > build/x; echo x > gen/x; echo x > gen2/x; echo S > .secret";
+    let script = script(&[("make", make), ("look", "find build gen -type f | sort > found.txt")]);
+    let mut server = Server::start_in(script, one_container(), home, workspace).await;
+    let result = server.run("make").await;
+    assert_eq!(result["files_changed"], json!(["gen2", "gen2/x"]), "{result}\n{}", server.log());
+    let expected = json!([
+        {"path": ".secret", "bytes": 2, "held": true},
+        {"path": "build/", "bytes": 2, "kept": true},
+        {"path": "gen/", "bytes": 2, "kept": true},
+    ]);
+    assert_eq!(result["ignored_new"], expected);
+    let result = server.run("look").await;
+    assert_eq!(result["files_changed"], json!(["found.txt"]), "{result}\n{}", server.log());
+    assert_eq!(server.read("found.txt"), "build/x\ngen/x\n");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_cache_stays_where_it_is_made_without_git_too() {
     need_engine!();
     let home = TempDir::new().unwrap();

@@ -87,7 +87,7 @@ impl Reader<'_> {
             directory: opened.doing("open the workspace")?,
             names: places::sorted_names(root).doing("read the workspace")?,
             path: Vec::new(),
-            rules: Rules::top(root),
+            rules: Rules::top(root, &self.manifest.above),
             ignored: false,
         }];
         while let Some(level) = stack.last_mut() {

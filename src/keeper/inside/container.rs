@@ -137,7 +137,7 @@ impl Inside for Container {
         let name = aside.as_ref().map(Aside::name);
         let (manifest, report) = user::as_user(|| put::write(root.as_fd(), tar, !reliable, name))?;
         if let Some(aside) = aside {
-            aside.bring_back(root.as_fd()).doing("bring back kept build state")?;
+            aside.bring_back(root.as_fd(), &manifest).doing("bring back kept build state")?;
         }
         let manifest = std::sync::Arc::new(manifest);
         self.state.lock().tree = Tree::Put { manifest, reliable, clock: None };

@@ -243,7 +243,7 @@ impl Aside {
             directory: fs::openat(root, c".", places::DIRECTORY, Mode::empty()).ok()?,
             names: places::sorted_names(root).ok()?,
             path: Vec::new(),
-            rules: Rules::top(root),
+            rules: Rules::top(root, &manifest.above),
             ignored: false,
         }];
         while let Some(level) = stack.last_mut() {
@@ -303,8 +303,12 @@ impl Aside {
     /// an ignored one by the rules of this tree and nothing that was put is there; a directory that
     /// was put and is ignored takes in what it has not. What has no place any more is removed.
     /// Nothing may run meanwhile.
-    pub(super) fn bring_back(self, root: BorrowedFd<'_>) -> std::io::Result<()> {
-        let mut way = Way { root, open: Vec::new(), top: Rules::top(root) };
+    pub(super) fn bring_back(
+        self,
+        root: BorrowedFd<'_>,
+        manifest: &Manifest,
+    ) -> std::io::Result<()> {
+        let mut way = Way { root, open: Vec::new(), top: Rules::top(root, &manifest.above) };
         for (index, kept) in self.kept.iter().enumerate() {
             if let Some(name) = number(index) {
                 // What cannot be brought back goes with the rest.

@@ -13,13 +13,17 @@ use tar::EntryType;
 
 use super::manifest::{Entry, Kind, Manifest, ctime};
 use super::{Doing, Refusal, places};
-use crate::keeper::wire::PutReport;
+use crate::ignored::Above;
+use crate::keeper::wire::{PutReport, RULES_ABOVE};
 use crate::path::RelPath;
 
 /// Directories within each other at most; each level holds a file descriptor.
 pub(super) const DEEPEST: usize = 512;
 
 const BUFFER: usize = 256 << 10;
+
+/// Bytes of the rules above a tree at most: some pattern files, as JSON.
+const MOST_RULES: u64 = 32 << 20;
 
 /// Contents are hashed anyway until a tree has so many bytes: that takes less time than waiting for
 /// the clock that makes their ctime a proof, see [`Manifest::newest_unhashed`].
@@ -41,6 +45,7 @@ pub(super) fn write(
         open: Vec::new(),
         nodes: Vec::new(),
         closed: Vec::new(),
+        above: Above::default(),
         report: PutReport::default(),
         buffer: vec![0; BUFFER],
         hashed,
@@ -54,7 +59,9 @@ pub(super) fn write(
     // What follows the end of the archive is padding; the stream must end well all the same.
     io::copy(tar, &mut io::sink()).doing("read the tree to its end")?;
     writer.close_directories()?;
-    Ok((Manifest::new(writer.nodes), writer.report))
+    let mut manifest = Manifest::new(writer.nodes);
+    manifest.above = writer.above;
+    Ok((manifest, writer.report))
 }
 
 struct Writer<'a> {
@@ -64,6 +71,7 @@ struct Writer<'a> {
     nodes: Vec<(Box<[u8]>, Entry)>,
     /// Directories whose modes keep their owner out, applied last.
     closed: Vec<(RelPath, u32)>,
+    above: Above,
     report: PutReport,
     buffer: Vec<u8>,
     hashed: bool,
@@ -73,7 +81,7 @@ impl Writer<'_> {
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Refusal> {
         let kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
-            return Ok(());
+            return self.global(entry);
         }
         let mut bytes = entry.path_bytes().into_owned();
         while bytes.last() == Some(&b'/') {
@@ -93,6 +101,15 @@ impl Writer<'_> {
             EntryType::Regular | EntryType::Continuous => self.file(&path, &name, mode, entry),
             other => Err(Refusal(format!("{path}: a {other:?} entry cannot be put"))),
         }
+    }
+
+    fn global<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Refusal> {
+        if *entry.path_bytes() == *RULES_ABOVE.as_bytes() {
+            let mut bytes = Vec::new();
+            entry.take(MOST_RULES).read_to_end(&mut bytes).doing("read the tree")?;
+            self.above = serde_json::from_slice(&bytes).doing("read the rules above the tree")?;
+        }
+        Ok(())
     }
 
     fn parent(&self) -> BorrowedFd<'_> {

@@ -5,36 +5,45 @@
 
 use std::ffi::{CStr, CString};
 use std::io::Read;
+use std::sync::Arc;
 
 use rustix::fd::{AsFd, BorrowedFd};
 use rustix::fs::{self, FileType, Mode, OFlags};
 
 use super::places;
-use crate::ignored;
+use crate::ignored::{self, Above};
 
 /// The rules in force in one directory: its own, then those of the directories above it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Rules(ignored::Rules);
+pub(super) struct Rules {
+    rules: ignored::Rules,
+    /// Only its place is asked for here; its rules are in `rules`.
+    above: Arc<Above>,
+}
 
 impl Rules {
-    /// The rules at the top of the workspace, `.git/info/exclude` below all others.
-    pub(super) fn top(root: BorrowedFd<'_>) -> Self {
+    /// The rules at the top of the workspace: what came along from above it, or
+    /// `.git/info/exclude`, below all others.
+    pub(super) fn top(root: BorrowedFd<'_>, above: &Above) -> Self {
         let exclude = || {
             let git = fs::openat(root, c".git", places::DIRECTORY, Mode::empty()).ok()?;
             let info = fs::openat(&git, c"info", places::DIRECTORY, Mode::empty()).ok()?;
             read(info.as_fd(), c"exclude")
         };
-        Self(ignored::Rules::new(exclude().as_slice())).enter(root, b"")
+        let top = above.rules().enter(b"", exclude().as_deref());
+        Self { rules: top, above: Arc::new(above.clone()) }.enter(root, b"")
     }
 
     /// The rules in a directory whose path in the workspace is `path`.
     pub(super) fn enter(&self, directory: BorrowedFd<'_>, path: &[u8]) -> Self {
-        Self(self.0.enter(path, read(directory, c".gitignore").as_deref()))
+        let own = read(directory, c".gitignore");
+        let rules = self.rules.enter(&self.above.inside(path), own.as_deref());
+        Self { rules, above: Arc::clone(&self.above) }
     }
 
     /// Whether git ignores `path`, given that it does not ignore the directory that holds it.
     pub(super) fn ignored_new(&self, path: &[u8], directory: bool) -> bool {
-        self.0.is_ignored(path, directory)
+        self.rules.is_ignored(&self.above.inside(path), directory)
     }
 
     /// Whether the directory `name` in `parent`, whose path is `path`, says itself that it is not to
@@ -49,10 +58,11 @@ impl Rules {
 
     fn ignores_itself(&self, directory: BorrowedFd<'_>, path: &[u8]) -> bool {
         let Some(patterns) = read(directory, c".gitignore") else { return false };
-        let inner = self.0.enter(path, Some(&patterns));
+        let path = self.above.inside(path);
+        let inner = self.rules.enter(&path, Some(&patterns));
         let Ok(names) = places::names(directory) else { return false };
         names.iter().all(|name| {
-            let path = [path, b"/", name.as_bytes()].concat();
+            let path = [&path[..], b"/", name.as_bytes()].concat();
             // A repository of its own is another matter.
             name.as_c_str() != c".git"
                 && inner.is_ignored(&path, false)
@@ -97,7 +107,7 @@ mod tests {
         std::fs::write(place.path().join("a/.gitignore"), "!keep.log\n").unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
         let a = std::fs::File::open(place.path().join("a")).unwrap();
-        let top = Rules::top(root.as_fd());
+        let top = Rules::top(root.as_fd(), &Above::default());
         let inner = top.enter(a.as_fd(), b"a");
         assert!(top.ignored_new(b"target", true));
         assert!(!top.ignored_new(b"target", false));
@@ -132,7 +142,7 @@ mod tests {
         with("repository", ".gitignore", "*\n");
         with("repository", ".git", "");
         let root = std::fs::File::open(place.path()).unwrap();
-        let rules = Rules::top(root.as_fd());
+        let rules = Rules::top(root.as_fd(), &Above::default());
         let told: Vec<&str> =
             ["cache", "no-cache", "link", "linked", "venv", "partly", "repository", "none"]
                 .into_iter()
