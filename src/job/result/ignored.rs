@@ -3,25 +3,25 @@
 use serde::{Deserialize, Serialize};
 
 use crate::keeper::wire::IgnoredTotal;
+use crate::path::RelPath;
 use crate::workspace::change::{ChangeSet, ChangeState, Hold};
 
 /// Paths that one sentence names at most.
 const NAMED: usize = 10;
 
 /// New paths that git ignores, below one topmost ignored path. They were not applied.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-#[serde(default)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct IgnoredNew {
     /// The directory with a final `/`, or the file.
     pub path: String,
     /// Size of all in it.
     pub bytes: u64,
     /// It is a small file that is held: `codex_run_apply` with its path applies it.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held: bool,
     /// It stays in the container for the next run on this workspace, as long as the container
     /// lives.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub kept: bool,
 }
 
@@ -40,14 +40,24 @@ impl IgnoredNew {
             .filter(|change| change.state == ChangeState::Held)
             .map(|change| change.path.to_string())
             .collect();
-        let told = |total: IgnoredTotal| Self {
-            held: held.contains(&total.path),
-            kept: keeps && total.stays,
-            path: total.path,
-            bytes: total.bytes,
+        let told = |total: IgnoredTotal| {
+            let path = known(&total.path);
+            Self {
+                held: held.contains(&path),
+                kept: keeps && total.stays,
+                path,
+                bytes: total.bytes,
+            }
         };
         totals.into_iter().map(told).collect()
     }
+}
+
+/// The path that the container named, if it is one as we write them; it goes into texts.
+fn known(path: &str) -> String {
+    let (bare, end) = path.strip_suffix('/').map_or((path, ""), |bare| (bare, "/"));
+    let parsed = RelPath::parse(bare).ok();
+    parsed.map_or_else(|| "…".to_owned(), |path| format!("{path}{end}"))
 }
 
 /// The sentences about them; empty if there is nothing to say.
@@ -93,6 +103,25 @@ mod tests {
 
     fn one(path: &str, bytes: u64, held: bool, kept: bool) -> IgnoredNew {
         IgnoredNew { path: path.to_owned(), bytes, held, kept }
+    }
+
+    #[test]
+    fn a_path_that_is_none_is_not_told() {
+        for (told, shown) in [
+            ("target/", "target/"),
+            ("a/.env", "a/.env"),
+            (r#""odd\377"/"#, r#""odd\377"/"#),
+            ("line\nNote: x", &*crate::path::quote(b"line\nNote: x")),
+            ("../up/", "…"),
+            ("/etc/", "…"),
+            ("", "…"),
+        ] {
+            let total = IgnoredTotal { path: told.to_owned(), bytes: 1, stays: true };
+            let [one] = &IgnoredNew::told(vec![total], &ChangeSet::default(), true)[..] else {
+                panic!()
+            };
+            assert_eq!((one.path.as_str(), one.kept, one.held), (shown, true, false));
+        }
     }
 
     #[test]
