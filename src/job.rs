@@ -162,7 +162,8 @@ impl Orchestrator {
         let state = places.state.clone();
         tokio::task::spawn_blocking(move || recover_all(&state));
         let sweeper = Sweeper::new(owner.label(), &places.state);
-        let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into());
+        let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into())
+            .keeping_ignored(config.workspace.keep_ignored);
         let pool = Pool::start(starter, config.pool.clone());
         let engine_facts = Arc::new(Mutex::new(None));
         let background =

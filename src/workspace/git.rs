@@ -33,7 +33,7 @@ use self::config::GitConfig;
 use self::index::Tracked;
 use self::place::Place;
 use super::{Workspace, beneath};
-use crate::ignored::Rules;
+use crate::ignored::{Above, Rules};
 
 mod command;
 mod config;
@@ -85,6 +85,8 @@ pub(super) struct Repository {
     /// Device and inode of the directory that a `.git` file leads to; it stays home even if it is
     /// in the tree.
     pub(super) elsewhere: Option<(u64, u64)>,
+    /// The rules that do not go with the tree, since `.git` and what is above it stay home.
+    pub(super) above: Option<Above>,
 }
 
 /// What becomes of `.git`.
@@ -125,6 +127,7 @@ impl Repository {
             global: Vec::new(),
             sent: Sent::None,
             elsewhere: None,
+            above: None,
         }
     }
 
@@ -205,6 +208,7 @@ impl Repository {
         let global = global_excludes(&config);
         let own = std::fs::read(path_of(root, exclude)).unwrap_or_default();
         let mut rules = Rules::new(&[&global, &own]);
+        let mut files = vec![(Vec::new(), global.clone()), (Vec::new(), own)];
         let top = PathBuf::from(OsString::from_vec(top.to_vec()));
         let mut above: Vec<u8> = Vec::new();
         for component in prefix.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
@@ -212,6 +216,7 @@ impl Repository {
             let link = std::fs::symlink_metadata(&file).is_ok_and(|found| found.is_symlink());
             let bytes = if link { None } else { std::fs::read(file).ok() };
             rules = rules.enter(&above, bytes.as_deref());
+            files.extend(bytes.map(|bytes| (above.clone(), bytes)));
             if !above.is_empty() {
                 above.push(b'/');
             }
@@ -233,7 +238,10 @@ impl Repository {
             Sent::StayedHome(stays("it is in a directory above the workspace"))
         };
         let tracked = Tracked::from_listing(&tracked_paths);
-        Some(Self { rules, tracked, prefix, exists: true, global, sent, elsewhere: None })
+        files.iter_mut().for_each(|(_, bytes)| bytes.truncate(Rules::MAX_FILE_BYTES));
+        let above = Some(Above { prefix: prefix.clone(), files });
+        let elsewhere = None;
+        Some(Self { rules, tracked, prefix, exists: true, global, sent, elsewhere, above })
     }
 
     /// A repository inside the workspace, whose top is the open directory `root`.

@@ -208,6 +208,9 @@ pub fn send(
 
     let mut sending = Sending::new(Entries::new(out));
     let mut parents = Parents::new(workspace.root.as_fd());
+    if let Some(above) = &repository.above {
+        sending.entries.rules_above(above).map_err(SendError::Write)?;
+    }
     let mut gone = Vec::new();
     for (path, node) in &mut selection.nodes {
         if !sending.node(&mut parents, path, node)? {

@@ -70,6 +70,7 @@ fn config() -> WorkspaceConfig {
         allowed: Vec::new(),
         exclude: Vec::new(),
         ignored: Ignored::Files,
+        keep_ignored: true,
         max_bytes: 0,
         max_files: 0,
         protect: Vec::new(),
