@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cancel;
+mod interrupted;
 mod kill;
 mod leftovers;
 mod main_job;
