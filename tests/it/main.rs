@@ -8,6 +8,7 @@
 mod bad_input;
 mod cancel;
 mod ignored;
+mod interrupted;
 mod kill;
 mod leftovers;
 mod main_job;
