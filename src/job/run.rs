@@ -425,7 +425,8 @@ impl Job<'_> {
                 ));
             }
         }
-        let limits = ReceiveLimits::of(&self.orchestrator.config.workspace);
+        let tree = &self.orchestrator.config.workspace;
+        let limits = ReceiveLimits::new(tree.max_files, tree.max_bytes);
         let limit = config.transfer_timeout;
         let (received, snapshot, report) =
             collect_changes(keeper, snapshot, record.changes_tar(), limits, limit)

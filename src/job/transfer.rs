@@ -130,6 +130,22 @@ fn check_report(report: &CollectReport) -> Result<(), Failure> {
     }
 }
 
+impl From<ReceiveError> for Failure {
+    fn from(error: ReceiveError) -> Self {
+        let what_to_do = match &error {
+            ReceiveError::TooLarge { .. } => {
+                "raise the setting, or tell Codex to leave less behind"
+            }
+            ReceiveError::Archive { .. } => "check runs.dir and its disk",
+            _ => "run it again",
+        };
+        Self::new(
+            ErrorKind::TransferFailed,
+            format!("{error}; nothing was changed in the workspace, {what_to_do}"),
+        )
+    }
+}
+
 /// The kind under which a caller knows a keeper's error during a job.
 pub(super) fn keeper_failure(error: KeeperError) -> Failure {
     let kind = match &error {

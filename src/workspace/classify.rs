@@ -31,23 +31,28 @@ use crate::path::{Above, RelPath};
 /// Sorts out what came back.
 pub fn classify(received: Received, snapshot: &Snapshot, policy: &Policy) -> ChangeSet {
     let gone = gone(&received, snapshot);
-    let mut changes = Vec::with_capacity(received.entries.len() + gone.len());
+    let missing = missing_directories(&received, snapshot);
+    let most = received.entries.len() + gone.len() + missing.len();
+    let mut changes = Vec::new();
+    let mut push = |change| {
+        // In steps, while what was received goes: both whole would be half as much again.
+        if changes.len() == changes.capacity() {
+            changes.reserve_exact((most / 16).max(64));
+        }
+        changes.push(change);
+    };
     let base = |path: &RelPath| snapshot.nodes.get(path).map(BaseNode::from);
     for (path, arrived) in received.entries {
         let base = base(&path);
-        changes.extend(change(path, arrived, base));
+        change(path, arrived, base).map(&mut push);
     }
     for path in gone {
         if let Some(base) = base(&path) {
-            changes.push(deleted(path, base));
+            push(deleted(path, base));
         }
     }
-    changes.sort_unstable_by(|one, other| one.path.tree_order(&other.path));
-    let missing = missing_directories(&changes, snapshot);
-    if !missing.is_empty() {
-        changes.extend(missing);
-        changes.sort_unstable_by(|one, other| one.path.tree_order(&other.path));
-    }
+    missing.into_iter().for_each(push);
+    changes.sort_unstable_by(|one: &Change, other| one.path.tree_order(&other.path));
     hold::hold(&mut changes, snapshot, policy);
     changes.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     ChangeSet { changes }
@@ -133,11 +138,14 @@ fn gone(received: &Received, snapshot: &Snapshot) -> Vec<RelPath> {
 }
 
 /// A new path needs its directories, also where the container did not name them.
-fn missing_directories(changes: &[Change], snapshot: &Snapshot) -> Vec<Change> {
+fn missing_directories(received: &Received, snapshot: &Snapshot) -> Vec<Change> {
+    let is_new = |path: &&RelPath| !snapshot.nodes.contains_key(*path);
+    let mut order: Vec<&RelPath> = received.entries.keys().filter(is_new).collect();
+    order.sort_unstable_by(|one, other| one.tree_order(other));
     let mut missing = Vec::new();
     let mut above = Above::new();
-    for change in changes.iter().filter(|change| change.kind != ChangeKind::Deleted) {
-        above.go(&change.path, |directory, _| {
+    for path in order {
+        above.go(path, |directory, _| {
             if !snapshot.nodes.contains_key(directory)
                 && let Ok(path) = RelPath::new(directory)
             {

@@ -15,8 +15,6 @@ use super::archive::read::{Entry, TarError, TarReader};
 use super::archive::write::TarWriter;
 use super::change::{ContentHash, LinkTarget, NewNode, executable};
 use super::{NodeKind, Snapshot};
-use crate::config::workspace::WorkspaceConfig;
-use crate::failure::{ErrorKind, Failure};
 use crate::path::{Above, RelPath, RelPathError, shown};
 
 /// The deepest path in components; the keeper itself refuses deeper trees.
@@ -40,12 +38,8 @@ pub struct ReceiveLimits {
 }
 
 impl ReceiveLimits {
-    /// What comes back may be as large as what may be sent.
-    pub fn of(config: &WorkspaceConfig) -> Self {
-        Self::new(config.max_files, config.max_bytes)
-    }
-
-    /// Limits for so many paths and bytes.
+    /// Limits for so many paths (`workspace.max_files`) and bytes (`workspace.max_bytes`): what comes
+    /// back may be as large as what may be sent.
     pub fn new(entries: u64, bytes: u64) -> Self {
         let path_bytes = entries.saturating_mul(PATH_BYTES).max(1024 * 1024);
         Self { entries, bytes, path_bytes, target_bytes: RelPath::MAX_BYTES }
@@ -111,22 +105,6 @@ pub enum ReceiveError {
         /// Why not.
         source: io::Error,
     },
-}
-
-impl From<ReceiveError> for Failure {
-    fn from(error: ReceiveError) -> Self {
-        let what_to_do = match &error {
-            ReceiveError::TooLarge { .. } => {
-                "raise the setting, or tell Codex to leave less behind"
-            }
-            ReceiveError::Archive { .. } => "check runs.dir and its disk",
-            _ => "run it again",
-        };
-        Self::new(
-            ErrorKind::TransferFailed,
-            format!("{error}; nothing was changed in the workspace, {what_to_do}"),
-        )
-    }
 }
 
 impl From<TarError> for ReceiveError {

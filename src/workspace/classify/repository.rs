@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::path::RelPath;
+use crate::path::tree_order;
 use crate::workspace::Snapshot;
 use crate::workspace::change::{Change, ChangeKind};
 
@@ -31,24 +31,30 @@ pub(super) fn parts<'a>(changes: &'a [Change], snapshot: &Snapshot) -> HashSet<&
             touched.entry(above).or_default().push(path);
         }
     }
-    touched.retain(|directory, _| is_repository(directory, changes, snapshot));
+    touched.retain(|directory, parts| is_repository(directory, parts, changes, snapshot));
     touched.into_values().flatten().collect()
 }
 
-fn is_repository(directory: &[u8], changes: &[Change], snapshot: &Snapshot) -> bool {
+fn is_repository(
+    directory: &[u8],
+    touched: &[&[u8]],
+    changes: &[Change],
+    snapshot: &Snapshot,
+) -> bool {
+    let was_there = |name: &[u8]| {
+        let path = match directory.is_empty() {
+            true => name.to_vec(),
+            false => [directory, b"/", name].concat(),
+        };
+        let is_change = changes.binary_search_by(|c| tree_order(c.path.as_bytes(), &path)).is_ok();
+        !is_change && snapshot.nodes.contains_key(&path[..])
+    };
     let has = |name: &[u8]| {
-        [name.to_vec(), name.to_ascii_lowercase(), name.to_ascii_uppercase()].iter().any(|name| {
-            let path = match directory.is_empty() {
-                true => name.clone(),
-                false => [directory, b"/", &name[..]].concat(),
-            };
-            RelPath::new(path).is_ok_and(|path| {
-                match changes.binary_search_by(|change| change.path.tree_order(&path)) {
-                    Ok(at) => changes[at].kind != ChangeKind::Deleted,
-                    Err(_) => snapshot.nodes.contains_key(&path),
-                }
-            })
-        })
+        touched.iter().any(|path| {
+            let (above, touched) = split(path);
+            above == directory && touched.eq_ignore_ascii_case(name)
+        }) || was_there(name)
+            || was_there(&name.to_ascii_lowercase())
     };
     has(SIGNS[0]) && (has(SIGNS[3]) || (has(SIGNS[1]) && has(SIGNS[2])))
 }
