@@ -1,9 +1,12 @@
 # What people and CI type. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench image codex lint engine build
+.PHONY: help demo test fuzz bench image codex lint engine build
 
 VENV := target/venv
+
+CARGO_FUZZ := target/tools/bin/cargo-fuzz
+FUZZ_SECONDS := 60
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -16,6 +19,9 @@ test: image codex $(VENV)/.installed ## Run all tests; fails if one was left out
 	CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_TESTS_PYTHON="$(CURDIR)/$(VENV)/bin/python" \
 	  CODEX_BIN="$(CURDIR)/target/codex/bin/codex" cargo test
 	tests/leftovers.sh after
+
+fuzz: $(CARGO_FUZZ) ## Feed what takes in a container's bytes with bytes; FUZZ_SECONDS a target
+	fuzz/run.sh $(CARGO_FUZZ) $(FUZZ_SECONDS)
 
 bench: image codex ## Measure against bare Codex and against a container for each run
 	cargo bench
@@ -42,3 +48,6 @@ lint: ## Formatting and clippy, of the host's and of the keeper's half
 $(VENV)/.installed: tests/python/requirements.txt
 	tests/python/setup.sh $(VENV)
 	touch $@
+
+$(CARGO_FUZZ):
+	cargo install --quiet --locked --root target/tools --version 0.13.2 cargo-fuzz

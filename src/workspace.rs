@@ -31,7 +31,7 @@ pub mod classify;
 pub mod conflict;
 #[cfg(feature = "host")]
 pub mod diff;
-#[cfg(all(test, feature = "host"))]
+#[cfg(test)]
 mod fixture;
 #[cfg(feature = "host")]
 pub mod git;

@@ -38,7 +38,7 @@ fn play(first: Vec<u8>, next: impl FnMut(u64) -> Vec<u8>) -> (ReceiveError, u64)
     place.limits = ReceiveLimits::new(100, 1 << 20);
     let mut endless = Endless { next, bytes: first, at: 0, count: 0, read: 0 };
     let outcome = place.take(&mut endless, &Snapshot::default());
-    let error = outcome.err().expect("it was taken in");
+    let error = outcome.err().unwrap();
     place.nothing_escaped();
     (error, endless.read)
 }

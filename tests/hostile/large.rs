@@ -109,7 +109,7 @@ fn a_path_takes_no_more_memory_than_was_said() {
     let stream = made(files, |tar, n| tar.file(path(n), b""));
     let (most, changes) = peak(|| take(stream, &Snapshot::default(), &limits));
     assert_eq!(changes, all as usize, "500 directories among them");
-    println!("{changes} changes: {} bytes each at most", most / changes as isize);
+    eprintln!("{changes} changes: {} bytes each at most", most / changes as isize);
     assert!(most < EACH * changes as isize, "{most}");
 }
 
@@ -129,14 +129,14 @@ fn of_a_million_empty_files_no_more_are_taken_than_may_come() {
 #[test]
 fn a_million_empty_files_are_taken_where_they_may_come() {
     if std::env::var_os("CODEX_TESTS_SOAK").is_none() {
-        println!("skipped: set CODEX_TESTS_SOAK to take in a million files");
+        eprintln!("skipped: set CODEX_TESTS_SOAK to take in a million files");
         return;
     }
     let million = 1_000_000_u32;
     let limits = ReceiveLimits::new(million.into(), 2 << 30);
     let stream = made(million, |tar, n| tar.file(format!("f{n}"), b""));
     let (most, changes) = peak(|| take(stream, &Snapshot::default(), &limits));
-    println!("{changes} changes: {} MB at most", most / 1_000_000);
+    eprintln!("{changes} changes: {} MB at most", most / 1_000_000);
     assert!(changes == 1_000_000 && most < EACH * 1_000_000, "{most}");
 }
 
@@ -169,7 +169,7 @@ fn grows_with(
         cpu(|| assert!(take(made(n, node), &sent, &limits) > 0))
     };
     let (one, four) = (time(n), time(4 * n));
-    println!("{what}: {n} in {one:?}, {} in {four:?}", 4 * n);
+    eprintln!("{what}: {n} in {one:?}, {} in {four:?}", 4 * n);
     assert!(four < one * 9 + Duration::from_millis(50), "{what}: {one:?}, then {four:?}");
 }
 

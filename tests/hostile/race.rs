@@ -89,6 +89,6 @@ fn no_round_of_thousands_leads_out() {
         phase.store(END, Ordering::Release);
         swapper.join().unwrap();
     });
-    println!("{round} rounds: {applied} applied, {refused} refused");
+    eprintln!("{round} rounds: {applied} applied, {refused} refused");
     assert!(applied > 0 && refused > 0, "{applied} applied, {refused} refused: no race was run");
 }
