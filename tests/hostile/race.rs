@@ -25,10 +25,22 @@ fn swap(directory: &Path, link: &Path, phase: &AtomicU8) {
     loop {
         match phase.load(Ordering::Acquire) {
             SWAP => renameat_with(CWD, directory, CWD, link, RenameFlags::EXCHANGE).unwrap(),
-            REST => phase.store(RESTING, Ordering::Release),
+            // Not if it is the end meanwhile.
+            REST => {
+                let _ = phase.compare_exchange(REST, RESTING, Ordering::AcqRel, Ordering::Relaxed);
+            }
             RESTING => thread::yield_now(),
             _ => return,
         }
+    }
+}
+
+/// Ends the thread, also where the test fails.
+struct End<'a>(&'a AtomicU8);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(END, Ordering::Release);
     }
 }
 
@@ -61,10 +73,9 @@ fn no_round_of_thousands_leads_out() {
     let (mut applied, mut refused, mut round) = (0, 0, 0);
     thread::scope(|scope| {
         let (d, other) = (place.at("d"), place.at("other"));
-        let swapper = scope.spawn({
-            let phase = &phase;
-            move || swap(&d, &other, phase)
-        });
+        let phase = &phase;
+        let _end = End(phase);
+        scope.spawn(move || swap(&d, &other, phase));
         while round < ROUNDS || (round < MOST && (applied == 0 || refused == 0)) {
             while phase.load(Ordering::Acquire) != RESTING {
                 thread::yield_now();
@@ -83,11 +94,6 @@ fn no_round_of_thousands_leads_out() {
             place.nothing_escaped();
             round += 1;
         }
-        while phase.load(Ordering::Acquire) != RESTING {
-            thread::yield_now();
-        }
-        phase.store(END, Ordering::Release);
-        swapper.join().unwrap();
     });
     eprintln!("{round} rounds: {applied} applied, {refused} refused");
     assert!(applied > 0 && refused > 0, "{applied} applied, {refused} refused: no race was run");
