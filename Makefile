@@ -1,9 +1,12 @@
 # What people and CI type. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench image codex lint engine build
+.PHONY: help demo test soak fuzz bench image codex lint engine build
 
 VENV := target/venv
+
+CARGO_FUZZ := target/tools/bin/cargo-fuzz
+FUZZ_SECONDS := 60
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1#\2/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "%-16s %s\n", $$1, $$2 }'
@@ -19,6 +22,9 @@ test: image codex $(VENV)/.installed ## Run all tests; fails if one was left out
 
 soak: ## Apply changes 100,000 times while an editor saves; no save may be lost
 	CODEX_SOAK=100000 cargo test --lib -- --nocapture editor_tests
+
+fuzz: $(CARGO_FUZZ) ## Feed what takes in a container's bytes with bytes; FUZZ_SECONDS a target
+	fuzz/run.sh $(CARGO_FUZZ) $(FUZZ_SECONDS)
 
 bench: image codex ## Measure against bare Codex and against a container for each run
 	cargo bench
@@ -45,3 +51,6 @@ lint: ## Formatting and clippy, of the host's and of the keeper's half
 $(VENV)/.installed: tests/python/requirements.txt
 	tests/python/setup.sh $(VENV)
 	touch $@
+
+$(CARGO_FUZZ):
+	cargo install --quiet --locked --root target/tools --version 0.13.2 cargo-fuzz

@@ -86,5 +86,6 @@ pub mod record;
 pub mod server;
 #[cfg(feature = "host")]
 pub mod verdict;
-#[cfg(feature = "host")]
+#[cfg(any(feature = "host", feature = "intake"))]
+#[cfg_attr(not(feature = "host"), allow(dead_code))]
 pub mod workspace;

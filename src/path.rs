@@ -1,6 +1,7 @@
 //! Paths inside a workspace: bytes, relative, checked once and trusted afterwards.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
+use std::cmp::Ordering;
 use std::ffi::OsStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
@@ -117,6 +118,21 @@ impl RelPath {
         self.0.strip_prefix(&*ancestor.0).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
     }
 
+    /// The directories above it, topmost first.
+    pub fn above(&self) -> impl Iterator<Item = &[u8]> {
+        self.slashes().map(|at| &self.0[..at])
+    }
+
+    fn slashes(&self) -> impl Iterator<Item = usize> {
+        self.0.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at)
+    }
+
+    /// The order in which a walk of a tree meets paths: a directory, all that is in it, then what
+    /// is beside it. (By their bytes `a.b` is between `a` and `a/c`.)
+    pub fn tree_order(&self, other: &Self) -> Ordering {
+        tree_order(&self.0, &other.0)
+    }
+
     /// Reads what [`Display`](fmt::Display) wrote.
     ///
     /// # Errors
@@ -124,6 +140,83 @@ impl RelPath {
     /// As [`RelPath::new`], and [`RelPathError::Quoting`].
     pub fn parse(text: &str) -> Result<Self, RelPathError> {
         Self::new(unquote(text).ok_or(RelPathError::Quoting)?)
+    }
+}
+
+impl Borrow<[u8]> for RelPath {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// As [`RelPath::tree_order`].
+pub(crate) fn tree_order(one: &[u8], other: &[u8]) -> Ordering {
+    let same = common(one, other);
+    match (one.get(same), other.get(same)) {
+        (Some(b'/'), Some(_)) => Ordering::Less,
+        (Some(_), Some(b'/')) => Ordering::Greater,
+        (one, other) => one.cmp(&other),
+    }
+}
+
+/// How many bytes both begin with.
+fn common(one: &[u8], other: &[u8]) -> usize {
+    const STEP: usize = 16;
+    let steps = one.chunks_exact(STEP).zip(other.chunks_exact(STEP));
+    let same = steps.take_while(|(one, other)| one == other).count() * STEP;
+    same + one[same..].iter().zip(&other[same..]).take_while(|(one, other)| one == other).count()
+}
+
+/// What is known of the directories above a path, for paths that come in
+/// [tree order](RelPath::tree_order): each directory is asked about once, however many paths lie in
+/// it and however deep they are.
+#[derive(Debug)]
+pub(crate) struct Above<'a, T> {
+    last: &'a [u8],
+    /// Where the directory's path ends in `last`, topmost first.
+    stack: Vec<(usize, T)>,
+}
+
+impl<'a, T> Above<'a, T> {
+    pub(crate) fn new() -> Self {
+        Self { last: &[], stack: Vec::new() }
+    }
+
+    /// Goes on to `path`, and asks `enter` about each directory above it that was not met yet,
+    /// with what is known of the one above that. Gives what is known of the directory it is in.
+    pub(crate) fn go(
+        &mut self,
+        path: &'a RelPath,
+        mut enter: impl FnMut(&'a [u8], Option<&T>) -> T,
+    ) -> Option<&T> {
+        let bytes = path.as_bytes();
+        let same = common(self.last, bytes);
+        self.last = bytes;
+        let is_above = |end: usize| end <= same && bytes.get(end) == Some(&b'/');
+        while self.stack.last().is_some_and(|(end, _)| !is_above(*end)) {
+            self.stack.pop();
+        }
+        let known = self.stack.last().map(|(end, _)| *end);
+        for end in path.slashes().filter(|end| known.is_none_or(|known| *end > known)) {
+            let next = enter(&bytes[..end], self.stack.last().map(|(_, known)| known));
+            self.stack.push((end, next));
+        }
+        self.stack.last().map(|(_, known)| known)
+    }
+
+    /// Says what is to be known of the path gone to last, as a directory.
+    pub(crate) fn say(&mut self, known: T) {
+        self.stack.push((self.last.len(), known));
+    }
+}
+
+/// The beginning of `bytes` as text that a person can read, however long they are and whatever is
+/// in them.
+pub(crate) fn shown(bytes: &[u8]) -> String {
+    const LONG: usize = 200;
+    match bytes.len() > LONG {
+        true => format!("{}...", quote(&bytes[..LONG])),
+        false => quote(bytes).into_owned(),
     }
 }
 
@@ -214,6 +307,40 @@ mod tests {
             if let Ok(path) = RelPath::new(bytes) {
                 prop_assert_eq!(RelPath::parse(&path.to_string()).unwrap(), path);
             }
+        }
+
+        #[test]
+        fn tree_order_is_the_order_of_the_components(
+            one in "[ab./-]{1,6}", other in "[ab./-]{1,6}",
+        ) {
+            if let (Ok(one), Ok(other)) = (RelPath::new(one), RelPath::new(other)) {
+                let by_components = one.components().cmp(other.components());
+                prop_assert_eq!(one.tree_order(&other), by_components);
+            }
+        }
+
+        #[test]
+        fn every_directory_above_is_asked_about_once(paths in proptest::collection::vec("[ab.](/[ab.-]){0,4}", 1..12)) {
+            let mut paths: Vec<RelPath> =
+                paths.into_iter().filter_map(|path| RelPath::new(path).ok()).collect();
+            paths.sort_by(RelPath::tree_order);
+            paths.dedup();
+            let mut above = Above::new();
+            let mut asked = Vec::new();
+            for path in &paths {
+                let holder = above.go(path, |directory, _| {
+                    asked.push(directory);
+                    directory
+                });
+                prop_assert_eq!(holder.copied(), path.above().last());
+                above.say(path.as_bytes());
+            }
+            let mut expected: Vec<&[u8]> = paths.iter().flat_map(RelPath::above).collect();
+            expected.retain(|directory| !paths.iter().any(|path| path.as_bytes() == *directory));
+            expected.sort_unstable();
+            expected.dedup();
+            asked.sort_unstable();
+            prop_assert_eq!(asked, expected);
         }
 
         #[test]

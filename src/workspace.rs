@@ -21,22 +21,33 @@ use serde::{Deserialize, Serialize};
 use self::change::{BaseNode, Stamp};
 use crate::path::RelPath;
 
+#[cfg(feature = "host")]
 pub mod apply;
 mod archive;
+#[cfg(feature = "host")]
 mod beneath;
 pub mod change;
 pub mod classify;
+#[cfg(feature = "host")]
 pub mod conflict;
+#[cfg(feature = "host")]
 pub mod diff;
 #[cfg(test)]
 mod fixture;
+#[cfg(feature = "host")]
 pub mod git;
+#[cfg(feature = "host")]
 pub mod host;
+#[cfg(feature = "host")]
 pub mod limits;
+#[cfg(feature = "host")]
 pub mod lock;
 pub mod receive;
+#[cfg(feature = "host")]
 pub mod root;
+#[cfg(feature = "host")]
 pub mod select;
+#[cfg(feature = "host")]
 pub mod send;
 
 /// A workspace that was found, checked and opened.

@@ -70,3 +70,45 @@ fn the_engines_words_are_not_in_its_trait() {
         assert!(!code.contains(word), "{word}");
     }
 }
+
+/// What applies changes reaches the user's files by names relative to an open directory alone; a
+/// path of its own would be resolved anew, through whatever links are there by then.
+#[test]
+fn the_users_files_are_reached_only_beneath_an_open_directory() {
+    const BY_PATH: [&str; 14] = [
+        "workspace.path.join",
+        "&workspace.path",
+        "CWD",
+        "canonicalize",
+        "fs::metadata(",
+        "symlink_metadata(",
+        "fs::copy(",
+        "fs::hard_link(",
+        "set_permissions(",
+        "set_current_dir",
+        "unix::fs::symlink",
+        "rustix::fs::open(",
+        "rustix::fs::stat(",
+        "rustix::fs::rename(",
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/workspace");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let of_apply = ["host", "diff", "conflict", "receive", "classify", "apply", "undo"];
+    let mut looked = 0;
+    for file in files {
+        let name = file.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+        let is_one = of_apply.iter().any(|module| name.starts_with(module));
+        if !is_one || name.contains("tests") || name.contains("properties") {
+            continue;
+        }
+        looked += 1;
+        let text = std::fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+            let word = BY_PATH.iter().find(|word| line.contains(**word));
+            assert!(word.is_none(), "{name} reaches a file by its path: {line}");
+        }
+    }
+    assert!(looked > 8, "only {looked} files were looked at: is this test right?");
+}

@@ -24,6 +24,7 @@ use crate::pool::stats::{Phase, name};
 use crate::record::{Record, Request};
 use crate::verdict::{JobEnd, Verdict};
 use crate::workspace::change::ChangesState;
+use crate::workspace::receive::ReceiveLimits;
 use crate::workspace::send::SendRules;
 use crate::workspace::{GitSent, Snapshot, Workspace};
 
@@ -428,15 +429,18 @@ impl Job<'_> {
                 ));
             }
         }
+        let tree = &self.orchestrator.config.workspace;
+        let limits = ReceiveLimits::new(tree.max_files, tree.max_bytes);
+        let limit = config.transfer_timeout;
         let (received, snapshot, report) =
-            collect_changes(keeper, snapshot, record.changes_tar(), config.transfer_timeout)
+            collect_changes(keeper, snapshot, record.changes_tar(), limits, limit)
                 .await
                 .map_err(|failure| (JobEnd::TransferFailed, failure))?;
         let took = began.elapsed();
         self.result.timings_ms.collect = Some(milliseconds(took));
         self.orchestrator.pool.took(Phase::Collect, took);
         let set =
-            crate::workspace::classify::classify(&received, &snapshot, &self.orchestrator.policy);
+            crate::workspace::classify::classify(received, &snapshot, &self.orchestrator.policy);
         Ok((set, report.ignored))
     }
 }

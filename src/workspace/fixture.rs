@@ -115,9 +115,9 @@ impl Place {
         let folder = self.dir.path().join(format!("run-{run}"));
         fs::create_dir(&folder).unwrap();
         let archive = folder.join("changes.tar");
-        let limits = ReceiveLimits::default();
+        let limits = ReceiveLimits::new(300_000, 2 << 30);
         let received = receive(&stream(from, to)[..], sent, &limits, &archive).unwrap();
-        (classify(&received, sent, &Policy::new(&[]).unwrap()), archive)
+        (classify(received, sent, &Policy::new(&[]).unwrap()), archive)
     }
 }
 

@@ -15,17 +15,22 @@ use super::archive::read::{Entry, TarError, TarReader};
 use super::archive::write::TarWriter;
 use super::change::{ContentHash, LinkTarget, NewNode, executable};
 use super::{NodeKind, Snapshot};
-use crate::failure::{ErrorKind, Failure};
 use crate::keeper::wire::IgnoredLimits;
-use crate::path::{RelPath, RelPathError};
+use crate::path::{Above, RelPath, RelPathError, shown};
+
+/// The deepest path in components; the keeper itself refuses deeper trees.
+const DEEPEST: usize = 512;
+/// Bytes of paths and link targets for each path that may come; most paths have half of it.
+const PATH_BYTES: u64 = 160;
 
 /// How much is taken in at most. All of it is memory or disk of the host that a hostile or broken
-/// container could otherwise use up.
+/// container could otherwise use up. A path that arrived costs about 250 bytes of memory and its
+/// own length, and 350 as a [`Change`](super::change::Change).
 #[derive(Clone, Copy, Debug)]
 pub struct ReceiveLimits {
-    /// Entries and deleted paths together; each costs some hundred bytes of memory.
+    /// Entries, directories that they imply, and deleted paths together: `workspace.max_files`.
     pub entries: u64,
-    /// Bytes of all files together; they go to the run folder.
+    /// Bytes of all files together; they go to the run folder: `workspace.max_bytes`.
     pub bytes: u64,
     /// Bytes of all paths and link targets together; they are held in memory.
     pub path_bytes: u64,
@@ -35,13 +40,16 @@ pub struct ReceiveLimits {
     pub ignored: IgnoredLimits,
 }
 
-impl Default for ReceiveLimits {
-    fn default() -> Self {
+impl ReceiveLimits {
+    /// Limits for so many paths (`workspace.max_files`) and bytes (`workspace.max_bytes`): what comes
+    /// back may be as large as what may be sent.
+    pub fn new(entries: u64, bytes: u64) -> Self {
+        let path_bytes = entries.saturating_mul(PATH_BYTES).max(1024 * 1024);
         Self {
-            entries: 1_000_000,
-            bytes: 8 * 1024 * 1024 * 1024,
-            path_bytes: 256 * 1024 * 1024,
-            target_bytes: 4095,
+            entries,
+            bytes,
+            path_bytes,
+            target_bytes: RelPath::MAX_BYTES,
             ignored: IgnoredLimits::default(),
         }
     }
@@ -64,7 +72,8 @@ pub enum Arrived {
 /// What a container gave back, checked for form but not yet for meaning.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Received {
-    /// What was added or changed. No entry lies below one that is no directory.
+    /// What was added or changed. No entry lies below one that is no directory, and there are no
+    /// more directories above them than the limit of paths.
     pub entries: BTreeMap<RelPath, Arrived>,
     /// Which of them are new files that git ignores.
     pub ignored: BTreeSet<RelPath>,
@@ -109,15 +118,6 @@ pub enum ReceiveError {
     },
 }
 
-impl From<ReceiveError> for Failure {
-    fn from(error: ReceiveError) -> Self {
-        Self::new(
-            ErrorKind::TransferFailed,
-            format!("{error}; nothing was changed in the workspace, run it again"),
-        )
-    }
-}
-
 impl From<TarError> for ReceiveError {
     fn from(error: TarError) -> Self {
         match error {
@@ -129,11 +129,12 @@ impl From<TarError> for ReceiveError {
 }
 
 /// Reads the whole stream, checks it, and writes the bytes of its files to `archive`, which must
-/// not exist. Blocks.
+/// not exist. Blocks. Takes time and memory in proportion to what comes, whatever it is, and stops
+/// reading at the first thing that is wrong.
 ///
 /// # Errors
 ///
-/// Anything that is not as it must be; what was written of `archive` is then of no use.
+/// Anything that is not as it must be; there is no `archive` then.
 pub fn receive(
     tar: impl Read,
     snapshot: &Snapshot,
@@ -148,43 +149,15 @@ pub fn receive(
         .mode(0o600)
         .open(archive)
         .map_err(failed)?;
-    let mut out = TarWriter::new(file);
-    let mut intake =
-        Intake { snapshot, limits, received: Received::default(), path_bytes: 0, ignored_bytes: 0 };
-    let mut reader = TarReader::new(tar);
-    let mut whole = false;
-    while let Some(entry) = reader.next()? {
-        if whole {
-            return Err(ReceiveError::Malformed("an entry after the list of deleted paths".into()));
+    let received = Intake::new(snapshot, limits).read(tar, TarWriter::new(file));
+    received.map_err(|error| {
+        // Of no use, and it may be large. That it cannot be removed says nothing new.
+        let _ = std::fs::remove_file(archive);
+        match error {
+            Taken::Refused(error) => error,
+            Taken::Unwritten(source) => failed(source),
         }
-        if entry.name == b"meta/deleted" {
-            intake.deleted(&entry, &mut reader)?;
-            whole = true;
-        } else if entry.flag == b'5' && matches!(&entry.name[..], b"tree" | b"tree/") {
-            // The root itself says nothing.
-        } else if let Some((ignored, path)) = place_of(&entry.name) {
-            let path = path.to_vec();
-            if ignored {
-                intake.ignored(&path, &entry)?;
-            }
-            intake.entry(path, &entry, &mut reader, &mut out).map_err(|error| match error {
-                Taken::Refused(error) => error,
-                Taken::Unwritten(source) => failed(source),
-            })?;
-        } else {
-            return Err(ReceiveError::Malformed(format!(
-                "an entry in no known place, {}",
-                crate::path::quote(&entry.name)
-            )));
-        }
-    }
-    if !whole {
-        return Err(ReceiveError::Stream("the list of deleted paths is missing".into()));
-    }
-    intake.check_tree()?;
-    let file = out.finish().map_err(failed)?;
-    file.sync_data().map_err(failed)?;
-    Ok(intake.received)
+    })
 }
 
 /// The path of an entry, and whether git ignores it.
@@ -210,9 +183,58 @@ struct Intake<'a> {
     received: Received,
     path_bytes: u64,
     ignored_bytes: u64,
+    /// Whether the root was named.
+    root: bool,
+    buffer: Vec<u8>,
 }
 
-impl Intake<'_> {
+impl<'a> Intake<'a> {
+    fn new(snapshot: &'a Snapshot, limits: &'a ReceiveLimits) -> Self {
+        let received = Received::default();
+        Self {
+            snapshot,
+            limits,
+            received,
+            path_bytes: 0,
+            ignored_bytes: 0,
+            root: false,
+            buffer: vec![0; 64 * 1024],
+        }
+    }
+
+    fn read(mut self, tar: impl Read, mut out: TarWriter) -> Result<Received, Taken> {
+        let mut reader = TarReader::new(tar);
+        let mut whole = false;
+        while let Some(entry) = reader.next()? {
+            if whole {
+                let what = "an entry after the list of deleted paths";
+                return Err(ReceiveError::Malformed(what.into()).into());
+            }
+            if entry.name == b"meta/deleted" {
+                self.deleted(&entry, &mut reader)?;
+                whole = true;
+            } else if matches!(&entry.name[..], b"tree" | b"tree/") {
+                self.root(&entry)?;
+            } else if let Some((ignored, path)) = place_of(&entry.name) {
+                if ignored {
+                    self.ignored(path, &entry)?;
+                }
+                self.entry(path.to_vec(), &entry, &mut reader, &mut out)?;
+            } else {
+                let what = format!("an entry in no known place, {}", shown(&entry.name));
+                return Err(ReceiveError::Malformed(what).into());
+            }
+        }
+        if !whole {
+            let what = "the list of deleted paths is missing";
+            return Err(ReceiveError::Stream(what.into()).into());
+        }
+        self.check_tree()?;
+        let file = out.finish().map_err(Taken::Unwritten)?;
+        file.sync_data().map_err(Taken::Unwritten)?;
+        Ok(self.received)
+    }
+
     /// Checks the entry of a new file that git ignores; it is then taken in like any other.
     fn ignored(&mut self, name: &[u8], entry: &Entry) -> Result<(), ReceiveError> {
         let path = self.path(name.to_vec())?;
@@ -231,14 +253,21 @@ impl Intake<'_> {
         Ok(())
     }
 
+    /// The root itself says nothing; but it must not say it for ever.
+    fn root(&mut self, entry: &Entry) -> Result<(), ReceiveError> {
+        if entry.flag != b'5' || entry.size != 0 || std::mem::replace(&mut self.root, true) {
+            return Err(ReceiveError::Malformed("a root that is none".into()));
+        }
+        Ok(())
+    }
+
     fn entry<R: Read>(
         &mut self,
-        name: Vec<u8>,
+        mut name: Vec<u8>,
         entry: &Entry,
         reader: &mut TarReader<R>,
         out: &mut TarWriter,
     ) -> Result<(), Taken> {
-        let mut name = name;
         if entry.flag == b'5' && name.last() == Some(&b'/') {
             name.pop();
         }
@@ -266,7 +295,9 @@ impl Intake<'_> {
                     .map_err(Taken::Unwritten)?;
                 node(NodeKind::Link, entry.mode, Some(LinkTarget(target.clone())))
             }
-            _ => Arrived::Special,
+            // Hard links, devices, and what stands for FIFOs and sockets.
+            b'1' | b'3' | b'4' | b'6' => Arrived::Special,
+            _ => return Err(malformed("an entry of no known kind", &path).into()),
         };
         if self.received.entries.insert(path.clone(), arrived).is_some() {
             return Err(malformed("twice the same path", &path).into());
@@ -283,17 +314,18 @@ impl Intake<'_> {
     ) -> Result<Arrived, Taken> {
         let bytes = self.received.bytes.saturating_add(entry.size);
         if bytes > self.limits.bytes {
-            return Err(ReceiveError::TooLarge { what: "bytes", limit: self.limits.bytes }.into());
+            let (what, limit) = ("bytes (workspace.max_bytes)", self.limits.bytes);
+            return Err(ReceiveError::TooLarge { what, limit }.into());
         }
         self.received.bytes = bytes;
         let offset = out
             .entry(&tree(path, b""), NodeKind::File, entry.mode & 0o777, entry.size, b"")
             .map_err(Taken::Unwritten)?;
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 64 * 1024];
+        let buffer = &mut self.buffer;
         let mut left = entry.size;
         while left > 0 {
-            let n = match reader.read(&mut buffer) {
+            let n = match reader.read(buffer) {
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(ReceiveError::Stream(error.to_string()).into()),
@@ -351,51 +383,62 @@ impl Intake<'_> {
         Ok(())
     }
 
-    /// Every parent of an entry must be a directory after the run.
+    /// Every parent of an entry must be a directory after the run, and those that nobody named
+    /// count, too: they will be made.
     fn check_tree(&self) -> Result<(), ReceiveError> {
-        for path in self.received.entries.keys() {
-            let mut above = path.parent();
-            while let Some(parent) = above {
-                let directory = match self.received.entries.get(&parent) {
-                    Some(Arrived::Node { new, .. }) => new.kind == NodeKind::Directory,
-                    Some(Arrived::Special) => false,
-                    None => {
-                        !self.received.deleted.contains(&parent)
-                            && self
-                                .snapshot
-                                .nodes
-                                .get(&parent)
-                                .is_none_or(|node| node.kind == NodeKind::Directory)
-                    }
-                };
-                if !directory {
-                    return Err(malformed("a path below one that is no directory", path));
-                }
-                above = parent.parent();
+        let mut order: Vec<(&RelPath, &Arrived)> = self.received.entries.iter().collect();
+        order.sort_unstable_by(|(one, _), (other, _)| one.tree_order(other));
+        let named = (order.len() + self.received.deleted.len()) as u64;
+        let mut implied = 0;
+        let mut above = Above::new();
+        for (path, arrived) in order {
+            // What was named is met before what is in it, so none of these was.
+            let holder = above.go(path, |directory, holder| {
+                let was = self.snapshot.nodes.get(directory).map(|node| node.kind);
+                implied += u64::from(was.is_none());
+                holder != Some(&false)
+                    && !self.received.deleted.contains(directory)
+                    && was.is_none_or(|kind| kind == NodeKind::Directory)
+            });
+            if holder == Some(&false) {
+                return Err(malformed("a path below one that is no directory", path));
             }
+            if named + implied > self.limits.entries {
+                return Err(self.too_many());
+            }
+            above.say(match arrived {
+                Arrived::Node { new, .. } => new.kind == NodeKind::Directory,
+                Arrived::Special => false,
+            });
         }
         Ok(())
     }
 
     fn path(&self, name: Vec<u8>) -> Result<RelPath, ReceiveError> {
-        let shown = crate::path::quote(&name[..name.len().min(200)]).into_owned();
-        RelPath::new(name).map_err(|why| ReceiveError::Path { shown, why })
+        let text = shown(&name);
+        let path = RelPath::new(name).map_err(|why| ReceiveError::Path { shown: text, why })?;
+        match path.components().count() > DEEPEST {
+            true => Err(malformed("a path of more than 512 directories", &path)),
+            false => Ok(path),
+        }
     }
 
     fn count(&mut self, bytes: usize) -> Result<(), ReceiveError> {
         self.path_bytes = self.path_bytes.saturating_add(bytes as u64);
         if self.path_bytes > self.limits.path_bytes {
-            return Err(self.too_many_paths());
+            let what = "bytes of paths (160 times workspace.max_files)";
+            return Err(ReceiveError::TooLarge { what, limit: self.limits.path_bytes });
         }
         let entries = self.received.entries.len() + self.received.deleted.len();
-        if entries as u64 >= self.limits.entries {
-            return Err(ReceiveError::TooLarge { what: "paths", limit: self.limits.entries });
+        match entries as u64 >= self.limits.entries {
+            true => Err(self.too_many()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
-    fn too_many_paths(&self) -> ReceiveError {
-        ReceiveError::TooLarge { what: "bytes of paths", limit: self.limits.path_bytes }
+    fn too_many(&self) -> ReceiveError {
+        let what = "files, directories and links (workspace.max_files)";
+        ReceiveError::TooLarge { what, limit: self.limits.entries }
     }
 }
 
@@ -409,7 +452,7 @@ fn tree(path: &RelPath, end: &[u8]) -> Vec<u8> {
 }
 
 fn malformed(what: &str, path: &RelPath) -> ReceiveError {
-    ReceiveError::Malformed(format!("{what}, {path}"))
+    ReceiveError::Malformed(format!("{what}, {}", shown(path.as_bytes())))
 }
 
 #[cfg(test)]

@@ -3,6 +3,14 @@ use proptest::prelude::*;
 use super::*;
 use crate::workspace::Node;
 
+const LIMITS: ReceiveLimits = ReceiveLimits {
+    entries: 1000,
+    bytes: 2 << 20,
+    path_bytes: 1 << 20,
+    target_bytes: 4095,
+    ignored: IgnoredLimits { each: 64 << 10, bytes: 1 << 20, files: 100 },
+};
+
 fn node(kind: NodeKind) -> Node {
     Node {
         kind,
@@ -49,7 +57,7 @@ fn stream(entries: &[Raw<'_>], deleted: &[u8]) -> Vec<u8> {
 }
 
 fn take(bytes: &[u8], snapshot: &Snapshot) -> Result<Received, ReceiveError> {
-    take_with(bytes, snapshot, &ReceiveLimits::default())
+    take_with(bytes, snapshot, &LIMITS)
 }
 
 fn take_with(
@@ -83,7 +91,7 @@ fn what_arrives_is_found_again_by_offset() {
     put(&mut tar, b"meta/deleted", b'0', b"gone\0", b"");
     let sent = snapshot(&[("gone", NodeKind::File)]);
     let bytes = tar.into_inner().unwrap();
-    let received = receive(&bytes[..], &sent, &ReceiveLimits::default(), &archive).unwrap();
+    let received = receive(&bytes[..], &sent, &LIMITS, &archive).unwrap();
     assert_eq!(received.entries.len(), 5);
     assert_eq!(received.deleted, BTreeSet::from([path("gone")]));
     assert_eq!(received.entries[&path("pipe")], Arrived::Special);
@@ -176,18 +184,13 @@ fn bytes_after_the_end_are_refused_and_padding_is_not() {
     let endless = stream(&[], b"");
     let endless = std::io::Read::chain(&endless[..], std::io::repeat(0));
     let dir = tempfile::tempdir().unwrap();
-    let outcome = receive(
-        endless,
-        &Snapshot::default(),
-        &ReceiveLimits::default(),
-        &dir.path().join("changes.tar"),
-    );
+    let outcome = receive(endless, &Snapshot::default(), &LIMITS, &dir.path().join("changes.tar"));
     assert!(matches!(outcome, Err(ReceiveError::Malformed(_))));
 }
 
 #[test]
 fn limits_are_kept_before_the_bytes_come() {
-    let limits = ReceiveLimits { entries: 2, bytes: 1000, ..ReceiveLimits::default() };
+    let limits = ReceiveLimits { entries: 2, bytes: 1000, ..LIMITS };
     let mut header = tar::Header::new_gnu();
     header.set_path("tree/a").unwrap();
     header.set_mode(0o644);
@@ -195,13 +198,22 @@ fn limits_are_kept_before_the_bytes_come() {
     header.set_entry_type(tar::EntryType::Regular);
     header.set_cksum();
     let outcome = take_with(header.as_bytes(), &Snapshot::default(), &limits);
-    assert!(matches!(outcome, Err(ReceiveError::TooLarge { what: "bytes", .. })), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(ReceiveError::TooLarge { what: "bytes (workspace.max_bytes)", .. })),
+        "{outcome:?}"
+    );
     let many = stream(
         &[(b"tree/1", b'0', b"", b""), (b"tree/2", b'0', b"", b""), (b"tree/3", b'0', b"", b"")],
         b"",
     );
     let outcome = take_with(&many, &Snapshot::default(), &limits);
-    assert!(matches!(outcome, Err(ReceiveError::TooLarge { what: "paths", .. })));
+    assert!(matches!(
+        outcome,
+        Err(ReceiveError::TooLarge {
+            what: "files, directories and links (workspace.max_files)",
+            ..
+        })
+    ));
     // The list is held in memory, so it may not be longer than one of all that was sent.
     let sent = snapshot(&[("f", NodeKind::File)]);
     header.set_size(3);

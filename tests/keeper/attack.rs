@@ -417,7 +417,7 @@ open('empty', 'w')
     let received = mcp_codex_orchestrator::workspace::receive::receive(
         &tar[..],
         &snapshot,
-        &Default::default(),
+        &mcp_codex_orchestrator::workspace::receive::ReceiveLimits::new(300_000, 2 << 30),
         &place.path().join("changes.tar"),
     )?;
     assert_eq!(received.entries.len() as u64, report.entries);

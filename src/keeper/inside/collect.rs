@@ -208,7 +208,8 @@ impl Reader<'_> {
                 self.report.bytes = self.report.bytes.saturating_add(size);
                 if self.report.bytes > self.limits.max_bytes {
                     return Err(Refusal(format!(
-                        "the changes are larger than the limit of {} bytes (at {path}, {size} bytes)",
+                        "the changes are larger than the limit of {} bytes (workspace.max_bytes), at \
+                         {path} of {size} bytes",
                         self.limits.max_bytes
                     )));
                 }
@@ -289,7 +290,7 @@ impl Reader<'_> {
     fn check_entries(&self) -> Result<(), Refusal> {
         if self.report.entries.saturating_add(self.report.deleted) > self.limits.max_entries {
             return Err(Refusal(format!(
-                "more than {} paths changed, which is the limit",
+                "more than {} paths changed, which is the limit (workspace.max_files)",
                 self.limits.max_entries
             )));
         }
@@ -429,7 +430,7 @@ mod tests {
         let sparse = |place: &Path| {
             std::fs::File::create(place.join("s")).unwrap().set_len(1 << 40).unwrap();
         };
-        assert!(after(sparse, &bytes).unwrap_err().0.contains("limit of 5 bytes (at s"));
+        assert!(after(sparse, &bytes).unwrap_err().0.contains("(workspace.max_bytes), at s of"));
         let entries = CollectRequest { max_entries: 1, ..CollectRequest::default() };
         let two = |place: &Path| {
             std::fs::remove_dir_all(place.join("d")).unwrap();

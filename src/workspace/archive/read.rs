@@ -9,8 +9,11 @@ use std::io::{self, Read};
 const BLOCK: usize = 512;
 /// Zero bytes that may follow the end; writers fill up to a record, usually 10 KiB.
 const MAX_PADDING: u64 = 1024 * 1024;
-/// Longest extension record: a path and a link target with their keys.
-const MAX_EXTENSION: u64 = 16 * 1024;
+/// Longest extension record: a path and a link target with their keys, and some times. It is read
+/// into memory before anything is known of it.
+const MAX_EXTENSION: u64 = 9 * 1024;
+/// Longest name as an extension of its own: a path under a folder of the archive.
+const MAX_NAME: u64 = 4096 + 64;
 
 /// Why a stream is no archive as it should be.
 #[derive(Debug, thiserror::Error)]
@@ -55,19 +58,22 @@ impl<R: Read> TarReader<R> {
         self.skip_rest()?;
         let mut name: Option<Vec<u8>> = None;
         let mut target: Option<Vec<u8>> = None;
+        let mut records: Option<()> = None;
+        // Each kind of extension comes at most once, so an entry ends after at most three.
         loop {
             let Some(mut entry) = self.header()? else {
-                if name.is_some() || target.is_some() {
+                if name.is_some() || target.is_some() || records.is_some() {
                     return Err(TarError::Malformed("an extension without an entry"));
                 }
                 self.end()?;
                 return Ok(None);
             };
             match entry.flag {
-                b'L' => set_once(&mut name, c_string(self.extension(entry.size)?)?)?,
-                b'K' => set_once(&mut target, c_string(self.extension(entry.size)?)?)?,
+                b'L' => set_once(&mut name, self.long_name(entry.size)?)?,
+                b'K' => set_once(&mut target, self.long_name(entry.size)?)?,
                 b'x' => {
-                    for (key, value) in pax(&self.extension(entry.size)?)? {
+                    set_once(&mut records, ())?;
+                    for (key, value) in pax(&self.extension(entry.size, MAX_EXTENSION)?)? {
                         match &key[..] {
                             b"path" => set_once(&mut name, value)?,
                             b"linkpath" => set_once(&mut target, value)?,
@@ -128,8 +134,12 @@ impl<R: Read> TarReader<R> {
         }))
     }
 
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
-        if size > MAX_EXTENSION {
+    fn long_name(&mut self, size: u64) -> Result<Vec<u8>, TarError> {
+        c_string(self.extension(size, MAX_NAME)?)
+    }
+
+    fn extension(&mut self, size: u64, limit: u64) -> Result<Vec<u8>, TarError> {
+        if size > limit {
             return Err(TarError::Malformed("an extension that is too long"));
         }
         let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
@@ -204,7 +214,7 @@ fn until_nul(field: &[u8]) -> &[u8] {
     field.split(|b| *b == 0).next().unwrap_or(field)
 }
 
-fn set_once(slot: &mut Option<Vec<u8>>, value: Vec<u8>) -> Result<(), TarError> {
+fn set_once<T>(slot: &mut Option<T>, value: T) -> Result<(), TarError> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(TarError::Malformed("an extension given twice")),
