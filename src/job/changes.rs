@@ -172,6 +172,7 @@ pub(super) async fn apply_held(
         });
         result.conflicts.extend(conflicts.iter().cloned());
         result.files_changed = applied_paths(&set).map(ToString::to_string).collect();
+        result.ignored_new.retain(|ignored| !(ignored.held && settled(&ignored.path)));
         result.notes.extend(notes.iter().cloned());
         record.replace_result(&result)?;
         Ok(ApplyReport {

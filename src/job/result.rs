@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+mod ignored;
+
+pub use self::ignored::IgnoredNew;
 pub use crate::codex::outcome::Usage;
 use crate::failure::{ErrorKind, Failure};
 pub use crate::workspace::change::{ChangeKind, ChangeState, ChangesState};
@@ -58,15 +61,6 @@ pub struct ResultConflict {
     pub path: String,
     /// What is in the way.
     pub reason: String,
-}
-
-/// New ignored files below one top directory, which stayed in the container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct IgnoredNew {
-    /// The directory with a final `/`, or the file.
-    pub path: String,
-    /// Size of all in it.
-    pub bytes: u64,
 }
 
 /// Where the time went, in milliseconds. A phase that was not reached is left out.
@@ -146,7 +140,7 @@ pub struct RunResult {
     pub notes: Vec<String>,
     /// What was not sent into the container.
     pub stayed_home: Vec<String>,
-    /// New ignored files, which stayed in the container.
+    /// New paths that git ignores, which were not applied.
     pub ignored_new: Vec<IgnoredNew>,
     /// Hosts that something in the container asked for and did not get.
     pub denied_hosts: Vec<String>,
@@ -269,6 +263,8 @@ impl RunResult {
         }
         push_paragraph(&mut text, self.output.trim());
         push_paragraph(&mut text, &self.changes_text());
+        let run_id = self.run_id.as_deref().unwrap_or_default();
+        push_paragraph(&mut text, &ignored::text(&self.ignored_new, run_id));
         if let Some(run_id) = &self.run_id {
             push_paragraph(&mut text, &format!("Run {run_id}"));
         }
@@ -307,7 +303,12 @@ impl RunResult {
     fn paths_text(&self, state: ChangeState) -> String {
         let mut text = String::new();
         let mut count = 0;
-        for change in self.changes.iter().filter(|change| change.state == state) {
+        // What is held because git ignores it has a sentence of its own.
+        let told = |path: &str| self.ignored_new.iter().any(|one| one.held && one.path == path);
+        let listed = |change: &&ResultChange| {
+            change.state == state && (state == ChangeState::Applied || !told(&change.path))
+        };
+        for change in self.changes.iter().filter(listed) {
             count += 1;
             if count > MAX_TEXT_PATHS {
                 continue;

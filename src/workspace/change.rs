@@ -139,6 +139,9 @@ pub struct Stamp {
 pub struct PreImage {
     /// Where in `before.tar` a file's bytes begin; 0 for what is no file.
     pub offset: u64,
+    /// Permission bits, set-id and sticky bits included.
+    #[serde(default)]
+    pub mode: u32,
     /// Owner.
     pub uid: u32,
     /// Group.
@@ -295,11 +298,14 @@ pub enum ChangesState {
 impl ChangeSet {
     /// What became of it as a whole.
     pub fn state(&self) -> ChangesState {
+        // What git ignores counts once it was asked for.
+        let counts = |c: &&Change| c.hold != Some(Hold::Ignored) || c.state == ChangeState::Applied;
+        let all = self.changes.iter().filter(counts).count();
         let applied = self.changes.iter().filter(|c| c.state == ChangeState::Applied).count();
         match applied {
-            _ if self.changes.is_empty() => ChangesState::None,
+            _ if all == 0 => ChangesState::None,
             0 => ChangesState::Held,
-            n if n == self.changes.len() => ChangesState::Applied,
+            n if n == all => ChangesState::Applied,
             _ => ChangesState::Partly,
         }
     }
@@ -320,7 +326,7 @@ impl ChangeSet {
         self.changes.sort_by(|a, b| a.path.cmp(&b.path));
     }
 
-    /// Lets go of what is held for a person within the given paths, and of the directories above
+    /// Lets go of what is held for a person, or because git ignores it, within the given paths, and of the directories above
     /// them. What is never applied stays.
     pub fn allow(&mut self, paths: &[RelPath]) {
         for change in &mut self.changes {
@@ -328,7 +334,8 @@ impl ChangeSet {
                 change.path.is_within(path)
                     || (change.kind == ChangeKind::Directory && path.is_within(&change.path))
             };
-            if change.hold == Some(Hold::Person) && paths.iter().any(named) {
+            if matches!(change.hold, Some(Hold::Person | Hold::Ignored)) && paths.iter().any(named)
+            {
                 change.hold = None;
                 change.reason = None;
             }

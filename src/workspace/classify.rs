@@ -41,7 +41,8 @@ pub fn classify(received: Received, snapshot: &Snapshot, policy: &Policy) -> Cha
         }
         changes.push(change);
     };
-    let base = |path: &RelPath| snapshot.nodes.get(path).map(BaseNode::from);
+    let base = |path: &RelPath| snapshot.base(path);
+    let ignored = received.ignored;
     for (path, arrived) in received.entries {
         let base = base(&path);
         change(path, arrived, base).map(&mut push);
@@ -53,7 +54,7 @@ pub fn classify(received: Received, snapshot: &Snapshot, policy: &Policy) -> Cha
     }
     missing.into_iter().for_each(push);
     changes.sort_unstable_by(|one: &Change, other| one.path.tree_order(&other.path));
-    hold::hold(&mut changes, snapshot, policy);
+    hold::hold(&mut changes, &ignored, snapshot, policy);
     changes.sort_unstable_by(|one, other| one.path.cmp(&other.path));
     ChangeSet { changes }
 }

@@ -1,7 +1,7 @@
 //! Takes in what a container gives back, and trusts nothing of it.
 //!
-//! The stream is the keeper's tar (`tree/<path>` for what was added or changed, `meta/deleted` at
-//! the end for what is gone). It is checked entry by entry and written anew as `changes.tar`, so
+//! The stream is the keeper's tar (`tree/<path>` for what was added or changed, `ignored/<path>` for
+//! small new files that git ignores, `meta/deleted` at the end for what is gone). It is checked entry by entry and written anew as `changes.tar`, so
 //! that no byte of the original's structure survives: every later reader sees only our own
 //! archive. Nothing of the workspace is touched here.
 
@@ -15,6 +15,7 @@ use super::archive::read::{Entry, TarError, TarReader};
 use super::archive::write::TarWriter;
 use super::change::{ContentHash, LinkTarget, NewNode, executable};
 use super::{NodeKind, Snapshot};
+use crate::keeper::wire::IgnoredLimits;
 use crate::path::{Above, RelPath, RelPathError, shown};
 
 /// The deepest path in components; the keeper itself refuses deeper trees.
@@ -35,6 +36,8 @@ pub struct ReceiveLimits {
     pub path_bytes: u64,
     /// Bytes of one link target; Linux allows 4,095.
     pub target_bytes: usize,
+    /// What is asked of the keeper of new files that git ignores, and no more is taken.
+    pub ignored: IgnoredLimits,
 }
 
 impl ReceiveLimits {
@@ -42,7 +45,8 @@ impl ReceiveLimits {
     /// back may be as large as what may be sent.
     pub fn new(entries: u64, bytes: u64) -> Self {
         let path_bytes = entries.saturating_mul(PATH_BYTES).max(1024 * 1024);
-        Self { entries, bytes, path_bytes, target_bytes: RelPath::MAX_BYTES }
+        let ignored = IgnoredLimits::default();
+        Self { entries, bytes, path_bytes, target_bytes: RelPath::MAX_BYTES, ignored }
     }
 }
 
@@ -66,6 +70,8 @@ pub struct Received {
     /// What was added or changed. No entry lies below one that is no directory, and there are no
     /// more directories above them than the limit of paths.
     pub entries: BTreeMap<RelPath, Arrived>,
+    /// Which of them are new files that git ignores.
+    pub ignored: BTreeSet<RelPath>,
     /// What was sent and is gone.
     pub deleted: BTreeSet<RelPath>,
     /// Bytes of all files.
@@ -149,6 +155,12 @@ pub fn receive(
     })
 }
 
+/// The path of an entry, and whether git ignores it.
+fn place_of(name: &[u8]) -> Option<(bool, &[u8])> {
+    let tree = name.strip_prefix(b"tree/").map(|path| (false, path));
+    tree.or_else(|| name.strip_prefix(b"ignored/").map(|path| (true, path)))
+}
+
 enum Taken {
     Refused(ReceiveError),
     Unwritten(io::Error),
@@ -165,6 +177,7 @@ struct Intake<'a> {
     limits: &'a ReceiveLimits,
     received: Received,
     path_bytes: u64,
+    ignored_bytes: u64,
     /// Whether the root was named.
     root: bool,
     buffer: Vec<u8>,
@@ -173,7 +186,8 @@ struct Intake<'a> {
 impl<'a> Intake<'a> {
     fn new(snapshot: &'a Snapshot, limits: &'a ReceiveLimits) -> Self {
         let received = Received::default();
-        Self { snapshot, limits, received, path_bytes: 0, root: false, buffer: vec![0; 64 * 1024] }
+        let buffer = vec![0; 64 * 1024];
+        Self { snapshot, limits, received, path_bytes: 0, ignored_bytes: 0, root: false, buffer }
     }
 
     fn read(mut self, tar: impl Read, mut out: TarWriter) -> Result<Received, Taken> {
@@ -189,7 +203,10 @@ impl<'a> Intake<'a> {
                 whole = true;
             } else if matches!(&entry.name[..], b"tree" | b"tree/") {
                 self.root(&entry)?;
-            } else if let Some(path) = entry.name.strip_prefix(b"tree/") {
+            } else if let Some((ignored, path)) = place_of(&entry.name) {
+                if ignored {
+                    self.ignored(path, &entry)?;
+                }
                 self.entry(path.to_vec(), &entry, &mut reader, &mut out)?;
             } else {
                 let what = format!("an entry in no known place, {}", shown(&entry.name));
@@ -211,6 +228,24 @@ impl<'a> Intake<'a> {
         if entry.flag != b'5' || entry.size != 0 || std::mem::replace(&mut self.root, true) {
             return Err(ReceiveError::Malformed("a root that is none".into()));
         }
+        Ok(())
+    }
+
+    /// Checks the entry of a new file that git ignores; it is then taken in like any other.
+    fn ignored(&mut self, name: &[u8], entry: &Entry) -> Result<(), ReceiveError> {
+        let path = self.path(name.to_vec())?;
+        if !matches!(entry.flag, b'0' | 0) || self.snapshot.nodes.contains_key(&path) {
+            return Err(malformed("an ignored path that is no new file", &path));
+        }
+        let limits = &self.limits.ignored;
+        self.ignored_bytes = self.ignored_bytes.saturating_add(entry.size);
+        let too_much = entry.size > limits.each
+            || self.ignored_bytes > limits.bytes
+            || self.received.ignored.len() as u64 >= limits.files;
+        if too_much {
+            return Err(malformed("more ignored files than were asked for", &path));
+        }
+        self.received.ignored.insert(path);
         Ok(())
     }
 

@@ -21,7 +21,9 @@ use super::beneath::{self, Parents};
 use super::git::{Made, ObjectFile, Repository, Sent};
 use super::limits::{Largest, Totals};
 use super::select::{self, is_gone, node_of};
-use super::{GitSent, Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace};
+use super::{
+    GitSent, Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace, before_this_tick,
+};
 use crate::config::workspace::{Ignored, WorkspaceConfig};
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
@@ -175,6 +177,7 @@ pub fn send(
     rules: &SendRules,
     out: impl Write,
 ) -> Result<Snapshot, SendError> {
+    let taken = before_this_tick();
     let repository = Repository::find(workspace);
     let mut selection = select::select(workspace, rules, &repository)?;
     let (made, mut git) = match repository.sent {
@@ -205,6 +208,9 @@ pub fn send(
 
     let mut sending = Sending::new(Entries::new(out));
     let mut parents = Parents::new(workspace.root.as_fd());
+    if let Some(above) = &repository.above {
+        sending.entries.rules_above(above).map_err(SendError::Write)?;
+    }
     let mut gone = Vec::new();
     for (path, node) in &mut selection.nodes {
         if !sending.node(&mut parents, path, node)? {
@@ -214,9 +220,11 @@ pub fn send(
     for path in gone {
         selection.nodes.remove(&path);
     }
+    let mut git_base = None;
     if let Some(made) = made {
         let (files, bytes) = sending.git(&made, objects)?;
         git = GitSent::Made { files, bytes, index: made.index.is_some() };
+        git_base = Some(made.base);
     }
     sending.entries.finish().map_err(SendError::Write)?;
 
@@ -227,8 +235,10 @@ pub fn send(
         stayed_home: selection.stayed_home,
         stayed_home_total: selection.stayed_home_total,
         git,
+        git_base,
         files,
         bytes,
+        taken,
     })
 }
 

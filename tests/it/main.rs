@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cancel;
+mod ignored;
 mod kill;
 mod leftovers;
 mod main_job;
@@ -14,6 +15,7 @@ mod memory;
 mod outcome;
 mod parallel;
 mod python;
+mod repositories;
 mod suggest;
 mod support;
 mod told;

@@ -1,21 +1,27 @@
 //! What is held, and what is held because of it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::links::Links;
 use super::names::is_git_name;
 use super::policy::Policy;
 use super::repository;
-use crate::path::{Above, shown};
+use crate::path::{Above, RelPath, shown};
 use crate::workspace::change::{Change, ChangeKind, Hold};
 use crate::workspace::{NodeKind, Snapshot};
 
 /// Longest name the usual file systems hold.
 const MAX_NAME: usize = 255;
 
-/// Sets `hold` and `reason` of all changes, which are in tree order.
-pub(super) fn hold(changes: &mut [Change], snapshot: &Snapshot, policy: &Policy) {
-    for (index, hold, reason) in reasons(changes, snapshot, policy) {
+/// Sets `hold` and `reason` of all changes, which are in tree order. `ignored`: new files that git
+/// ignores.
+pub(super) fn hold(
+    changes: &mut [Change],
+    ignored: &BTreeSet<RelPath>,
+    snapshot: &Snapshot,
+    policy: &Policy,
+) {
+    for (index, hold, reason) in reasons(changes, ignored, snapshot, policy) {
         let change = &mut changes[index];
         change.hold = Some(hold);
         change.reason = Some(reason);
@@ -32,8 +38,9 @@ pub(super) fn hold(changes: &mut [Change], snapshot: &Snapshot, policy: &Policy)
             change.reason = Some(reason.into());
         }
     }
-    for index in emptied {
-        changes[index].hold = Some(Hold::Person);
+    for (index, ignored) in emptied {
+        // What only ignored files need comes and goes with them.
+        changes[index].hold = Some(if ignored { Hold::Ignored } else { Hold::Person });
         changes[index].reason = Some("everything in it is held".into());
     }
 }
@@ -48,7 +55,12 @@ struct Directory<'a> {
     held: Option<(Hold, &'a [u8])>,
 }
 
-fn reasons(changes: &[Change], snapshot: &Snapshot, policy: &Policy) -> Vec<(usize, Hold, String)> {
+fn reasons(
+    changes: &[Change],
+    ignored: &BTreeSet<RelPath>,
+    snapshot: &Snapshot,
+    policy: &Policy,
+) -> Vec<(usize, Hold, String)> {
     let links = Links::new(changes, snapshot);
     let embedded = embedded_repositories(changes, snapshot);
     let bare = repository::parts(changes, snapshot);
@@ -92,6 +104,15 @@ fn reasons(changes: &[Change], snapshot: &Snapshot, policy: &Policy) -> Vec<(usi
             })
             // What was found before, such as a setuid bit, stands unless it is one of these.
             .filter(|_| change.hold != Some(Hold::Never));
+        let hold = own.as_ref().map(|(hold, _)| *hold).or(change.hold);
+        let own = match hold != Some(Hold::Never) && ignored.contains(&change.path) {
+            true => {
+                let more = own.map(|(_, reason)| reason).or_else(|| change.reason.clone());
+                let more = more.map(|reason| format!("; {reason}")).unwrap_or_default();
+                Some((Hold::Ignored, format!("new, and git ignores it{more}")))
+            }
+            false => own,
+        };
         let hold = own.as_ref().map(|(hold, _)| *hold).or(change.hold);
         let below = held_above
             .filter(|(above, _)| hold.is_none() || *above == Hold::Never)
@@ -146,12 +167,14 @@ struct Open {
     below: usize,
     held: bool,
     alive: bool,
+    /// Whether all of them are held because git ignores them.
+    ignored: bool,
 }
 
 /// Directories with something held in them that are replaced by what is no directory, each with how
 /// many changes lie below it; and new directories in which everything is held: the empty shell of
 /// one is nothing that anybody asked for.
-fn look_below(changes: &[Change]) -> (Vec<(usize, usize)>, Vec<usize>) {
+fn look_below(changes: &[Change]) -> (Vec<(usize, usize)>, Vec<(usize, bool)>) {
     let (mut replaced, mut emptied) = (Vec::new(), Vec::new());
     let mut stack: Vec<Open> = Vec::new();
     let mut close = |stack: &mut Vec<Open>| {
@@ -167,11 +190,15 @@ fn look_below(changes: &[Change]) -> (Vec<(usize, usize)>, Vec<usize>) {
         }
         let is_emptied = is_new && !is_held && open.below > 0 && !open.alive;
         if is_emptied {
-            emptied.push(open.index);
+            emptied.push((open.index, open.ignored));
         }
         if let Some(over) = stack.last_mut() {
             over.below += 1 + open.below;
             over.held |= is_held || open.held;
+            over.ignored &= match is_emptied {
+                true => open.ignored,
+                false => change.hold == Some(Hold::Ignored),
+            };
             over.alive |= open.alive || !(is_held || is_emptied);
         }
     };
@@ -179,7 +206,7 @@ fn look_below(changes: &[Change]) -> (Vec<(usize, usize)>, Vec<usize>) {
         while stack.last().is_some_and(|open| !change.path.is_within(&changes[open.index].path)) {
             close(&mut stack);
         }
-        stack.push(Open { index, below: 0, held: false, alive: false });
+        stack.push(Open { index, below: 0, held: false, alive: false, ignored: true });
     }
     while !stack.is_empty() {
         close(&mut stack);
