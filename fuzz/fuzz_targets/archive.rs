@@ -78,8 +78,7 @@ fn leads_out(change: &Change) -> bool {
 fuzz_target!(|bytes: &[u8]| {
     let mut bytes = bytes.to_vec();
     mend(&mut bytes);
-    let limits =
-        ReceiveLimits { entries: 64, bytes: 1 << 16, path_bytes: 1 << 14, target_bytes: 4095 };
+    let limits = ReceiveLimits { path_bytes: 1 << 14, ..ReceiveLimits::new(64, 1 << 16) };
     let archive = FOLDER.with(|folder| folder.path().join("changes.tar"));
     let _ = std::fs::remove_file(&archive);
     let received = SENT.with(|sent| receive(&bytes[..], sent, &limits, &archive));
