@@ -20,6 +20,7 @@ pub mod result;
 mod run;
 mod told;
 mod transfer;
+mod turn;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -70,9 +71,6 @@ pub trait Jobs: Send + Sync + 'static {
     /// The pool now. Must answer at once, also while containers start.
     fn pool_status(&self) -> PoolStatus;
 }
-
-/// How long a call waits for another one that reads or writes the same workspace.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long the end of the server waits for an apply; the client may kill before.
 const APPLY_END: Duration = Duration::from_secs(60);

@@ -124,6 +124,27 @@ impl Snapshot {
     /// The longest list of what stayed home.
     pub const MAX_STAYED_HOME: usize = 500;
 
+    /// A sentence for each reason why something stayed home that the user will miss.
+    pub fn notes(&self) -> Vec<String> {
+        const NAMED: usize = 5;
+        let sentence = |reason: &StayReason| {
+            let paths: Vec<&str> = self
+                .stayed_home
+                .iter()
+                .filter(|stayed| stayed.reason == *reason)
+                .map(|stayed| &*stayed.path)
+                .collect();
+            let named = paths.get(..NAMED).unwrap_or(&paths).join(", ");
+            let more = match paths.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            (!paths.is_empty())
+                .then(|| format!("Codex did not see {named}{more}, which stayed home: {reason}"))
+        };
+        StayReason::UNEXPECTED.iter().filter_map(sentence).collect()
+    }
+
     /// What a path was, for the comparison when changes come back. A file that was changed shortly
     /// before it was read gets no stamp: another change in the same tick of the clock would leave
     /// its times as they are.
@@ -175,6 +196,22 @@ pub enum StayReason {
     Special,
     /// Its path is longer than a system call takes.
     NameTooLong,
+    /// It lies deeper than [`DEEPEST`].
+    TooDeep,
+    /// This user may not read it, or the disk cannot.
+    Unreadable,
+    /// It changed whenever it was read.
+    Changing,
+}
+
+/// Directories within each other at most; what lies deeper stays home. A container takes twice as
+/// many, so a run may add to the deepest.
+pub const DEEPEST: usize = 256;
+
+impl StayReason {
+    /// Why something stayed home that neither git nor a setting keeps there.
+    const UNEXPECTED: [Self; 4] =
+        [Self::Unreadable, Self::Changing, Self::NameTooLong, Self::TooDeep];
 }
 
 impl fmt::Display for StayReason {
@@ -188,6 +225,9 @@ impl fmt::Display for StayReason {
             Self::RunsDirectory => "run folders are kept there",
             Self::Special => "a socket, FIFO or device",
             Self::NameTooLong => "its path is too long",
+            Self::TooDeep => "it lies too deep in directories",
+            Self::Unreadable => "it cannot be read",
+            Self::Changing => "it changed whenever it was read",
         })
     }
 }

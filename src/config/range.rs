@@ -41,6 +41,7 @@ pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
         within("container.heartbeat", &Shown(container.heartbeat), span(TENTH, 7 * SECOND)),
         at_least("workspace.max_bytes", workspace.max_bytes, MIB),
         within("workspace.max_files", &workspace.max_files, 1..=u64::MAX),
+        within("workspace.lock_timeout", &Shown(workspace.lock_timeout), span(TENTH, HOUR)),
         whole_seconds("run.min_timeout", run.min_timeout),
         whole_seconds("run.max_timeout", run.max_timeout),
         within("run.max_timeout", &Shown(run.max_timeout), span(SECOND, WEEK)),

@@ -1,6 +1,7 @@
 //! `[workspace]`: which tree goes into a container, and which of its files.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -21,6 +22,9 @@ pub struct WorkspaceConfig {
     pub max_bytes: u64,
     /// Files, directories and links that may be sent at most.
     pub max_files: u64,
+    /// How long a run waits for another one that reads or writes the same workspace.
+    #[serde(deserialize_with = "super::duration")]
+    pub lock_timeout: Duration,
     /// Patterns for files that are held for a person, because editors or agents execute them.
     pub protect: Vec<String>,
 }

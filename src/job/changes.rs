@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -13,19 +13,16 @@ use crate::path::RelPath;
 use crate::record::Record;
 use crate::workspace::apply::{Applied, OnConflict, Parts, apply};
 use crate::workspace::change::{Change, ChangeSet, ChangeState};
-use crate::workspace::lock::{self, LockError, WorkspaceLock};
+use crate::workspace::lock;
 use crate::workspace::{Workspace, diff};
 
 use super::call::{ApplyCall, DiffCall};
 use super::result::{ApplyReport, DiffPage, ResultChange, ResultConflict, RunResult};
 use super::told::cancelled;
-use super::{LOCK_TIMEOUT, Orchestrator, blocking};
+use super::{Orchestrator, blocking, turn};
 
 /// Bytes of a page of a diff; a client's limit for one answer is a few times that.
 const PAGE_BYTES: u64 = 24 * 1024;
-
-/// How long one turn of waiting for a workspace's lock takes.
-const LOCK_TURN: Duration = Duration::from_millis(100);
 
 /// What became of a change set that is kept.
 #[derive(Debug, Default)]
@@ -56,6 +53,7 @@ pub(super) async fn keep_and_apply(
     let files = Files::of(record);
     let workspace = workspace.clone();
     let state = orchestrator.places.state.clone();
+    let lock_timeout = orchestrator.config.workspace.lock_timeout;
     blocking(move || {
         files.save(&set)?;
         let mut outcome = Outcome { set, ..Outcome::default() };
@@ -64,7 +62,7 @@ pub(super) async fn keep_and_apply(
             .map_err(|error| not_recorded(&error));
         outcome.failure = match told {
             Ok(()) if wanted => {
-                apply_locked(&workspace, &mut outcome, &files, &state, &cancel).err()
+                apply_locked(&workspace, &mut outcome, &files, &state, lock_timeout, &cancel).err()
             }
             told => told.err(),
         };
@@ -86,7 +84,7 @@ pub(super) fn tell(result: &mut RunResult, outcome: &Outcome, proposed: bool) {
         .filter(|change| change.state == ChangeState::Applied || (proposed && change.is_waiting()))
         .map(|change| change.path.to_string())
         .collect();
-    result.notes = notes(&outcome.applied);
+    result.notes.extend(notes(&outcome.applied));
 }
 
 /// `codex_run_diff`: a page of the diff that was made when the run ended.
@@ -131,13 +129,14 @@ pub(super) async fn apply_held(
     let runs = orchestrator.places.runs.clone();
     let state_dir = orchestrator.places.state.clone();
     let roots = orchestrator.roots.clone();
+    let lock_timeout = orchestrator.config.workspace.lock_timeout;
     blocking(move || {
         let (record, mut result) = ended(&runs, &call.run_id)?;
         let files = Files::of(&record);
         let request = record.request()?;
         let workspace = roots.resolve(request.workspace.to_str(), None)?;
         // Held before reading, so that two calls for one run cannot both apply it.
-        let _turn = lock::write(&state_dir, &workspace, LOCK_TIMEOUT).map_err(locked)?;
+        let _turn = lock::write(&state_dir, &workspace, lock_timeout).map_err(locked)?;
         let mut set = files.load()?;
         let wanted = parse_paths(&call.paths)?;
         let before: Vec<RelPath> = applied_paths(&set).cloned().collect();
@@ -236,34 +235,17 @@ fn apply_locked(
     outcome: &mut Outcome,
     files: &Files,
     state: &Path,
+    lock_timeout: Duration,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
     let folder = files.changes_json.parent().unwrap_or(Path::new("."));
     let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let _turn = write_unless(cancel, state, workspace)?;
+    let _turn = turn::unless(cancel, lock::write, state, workspace, lock_timeout)
+        .map_err(locked)?
+        .ok_or_else(cancelled)?;
     let parts = Parts { run: &run, folder, state };
     outcome.applied = apply(workspace, &mut outcome.set, &[], OnConflict::HoldAll, &parts)?;
     Ok(())
-}
-
-/// Waits for the turn to write in short turns, so that a call that is cancelled meanwhile ends.
-fn write_unless(
-    cancel: &CancellationToken,
-    state: &Path,
-    workspace: &Workspace,
-) -> Result<WorkspaceLock, Failure> {
-    let began = Instant::now();
-    loop {
-        match lock::write(state, workspace, LOCK_TURN) {
-            // Asked for under the lock: what comes later comes too late.
-            Ok(_) if cancel.is_cancelled() => return Err(cancelled()),
-            Ok(lock) => return Ok(lock),
-            Err(LockError::Timeout(_)) if cancel.is_cancelled() => return Err(cancelled()),
-            Err(LockError::Timeout(_)) if began.elapsed() < LOCK_TIMEOUT => {}
-            Err(LockError::Timeout(_)) => return Err(locked(LockError::Timeout(LOCK_TIMEOUT))),
-            Err(error) => return Err(locked(error)),
-        }
-    }
 }
 
 fn applied_paths(set: &ChangeSet) -> impl Iterator<Item = &RelPath> {

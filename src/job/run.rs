@@ -257,6 +257,7 @@ impl Job<'_> {
             workspace.clone(),
             SendRules::from(&config.workspace),
             self.orchestrator.places.state.clone(),
+            config.workspace.lock_timeout,
             config.run.transfer_timeout,
         );
         let snapshot = tokio::select! {
@@ -270,6 +271,7 @@ impl Job<'_> {
         self.result.sent = Some(Sent { files: snapshot.files, bytes: snapshot.bytes, full: true });
         self.result.stayed_home =
             snapshot.stayed_home.iter().map(|stayed| stayed.path.clone()).collect();
+        self.result.notes.extend(snapshot.notes());
         if let GitSent::StayedHome(reason) = &snapshot.git {
             self.result.stayed_home.retain(|path| path.trim_end_matches('/') != ".git");
             self.result.stayed_home.push(format!(".git ({reason})"));

@@ -5,33 +5,43 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_util::io::SyncIoBridge;
+use tokio_util::sync::CancellationToken;
 
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::wire::{CollectReport, CollectRequest};
+use crate::workspace::lock::{self, LockError};
 use crate::workspace::receive::{ReceiveLimits, Received, receive};
 use crate::workspace::send::{SendRules, send};
-use crate::workspace::{Snapshot, Workspace, lock};
+use crate::workspace::{Snapshot, Workspace};
 
-use super::{LOCK_TIMEOUT, blocking};
+use super::told::cancelled;
+use super::{blocking, turn};
 
 /// Sends the whole workspace.
 ///
 /// # Errors
 ///
-/// What is wrong with the workspace, or the loss of the container, or `run.transfer_timeout`.
+/// What is wrong with the workspace, or the loss of the container, or `run.transfer_timeout`, or
+/// `workspace.lock_timeout`.
 pub(super) async fn send_workspace(
     keeper: &Keeper,
     workspace: Workspace,
     rules: SendRules,
     state_dir: PathBuf,
+    lock_timeout: Duration,
     limit: Duration,
 ) -> Result<Snapshot, Failure> {
+    // Cancelled when this future ends, however that is: nobody is left then to wait for the lock.
+    let over = CancellationToken::new();
+    let _over = over.clone().drop_guard();
     let sending = async {
         let put = keeper.put().await.map_err(keeper_failure)?;
         let (snapshot, put) = blocking(move || {
-            let _lock = lock::read(&state_dir, &workspace, LOCK_TIMEOUT)
-                .map_err(|error| Failure::new(ErrorKind::TransferFailed, error.to_string()))?;
+            // Held until all is read, so that no other run's changes are half in what is sent.
+            let _turn = turn::unless(&over, lock::read, &state_dir, &workspace, lock_timeout)
+                .map_err(locked)?
+                .ok_or_else(cancelled)?;
             let mut bridge = SyncIoBridge::new(put);
             let snapshot = send(&workspace, &rules, &mut bridge).map_err(Failure::from)?;
             Ok::<_, Failure>((snapshot, bridge.into_inner()))
@@ -103,6 +113,11 @@ pub(super) async fn collect_changes(
             ),
         ))
     })
+}
+
+/// What a caller is told whose workspace others did not let go.
+fn locked(error: LockError) -> Failure {
+    Failure::new(ErrorKind::TransferFailed, format!("{error}; call again when it is done"))
 }
 
 /// The kind under which a caller knows a keeper's error during a job.

@@ -31,6 +31,10 @@ pub const USER: u32 = 1000;
 /// Where the workspace is in a container.
 pub const WORKSPACE: &str = "/app";
 
+/// The kind of a tar entry that takes a file of the same put back: the host had begun to send it
+/// and could not finish.
+pub const WITHDRAWN: u8 = b'W';
+
 /// The port on the container's loopback interface at which Codex finds the gateway.
 pub const GATEWAY_PORT: u16 = 8787;
 

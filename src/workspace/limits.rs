@@ -13,7 +13,10 @@ const NAMED: usize = 5;
 const CONSIDERED: usize = 2000;
 
 /// A directory is told instead of the one above if it has this share of it, in percent.
-const SHARE: u64 = 80;
+const SHARE: u128 = 80;
+
+/// A hole in a file is told from this size on.
+const HOLE: u64 = 1 << 20;
 
 /// Files and bytes of a tree, by directory.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +25,8 @@ pub struct Totals {
     pub entries: u64,
     /// Bytes of files.
     pub bytes: u64,
+    /// The file with the largest hole, and its size.
+    sparse: Option<(Vec<u8>, u64, u64)>,
     directories: HashMap<Vec<u8>, (u64, u64)>,
 }
 
@@ -29,23 +34,49 @@ pub struct Totals {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Largest(Vec<(String, u64, u64)>);
 
+/// A sparse file, and the size with which it counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sparse(Option<(String, u64)>);
+
+impl fmt::Display for Sparse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some((path, size)) = &self.0 else { return Ok(()) };
+        let size = bytesize::ByteSize(*size);
+        write!(f, "; {path} is sparse and counts with its full size of {size}")
+    }
+}
+
 impl Totals {
     /// Counts one entry of `bytes` at `path`.
     pub fn add(&mut self, path: &[u8], bytes: u64) {
         self.entries += 1;
-        self.bytes += bytes;
+        // The size of a sparse file may be anything.
+        self.bytes = self.bytes.saturating_add(bytes);
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         for end in ends.take(DEPTH) {
             match self.directories.get_mut(&path[..end]) {
                 Some((entries, total)) => {
                     *entries += 1;
-                    *total += bytes;
+                    *total = total.saturating_add(bytes);
                 }
                 None => {
                     self.directories.insert(path[..end].to_vec(), (1, bytes));
                 }
             }
         }
+    }
+
+    /// Notes what of a file that was counted takes no place on the disk.
+    pub fn add_hole(&mut self, path: &[u8], size: u64, hole: u64) {
+        if hole >= HOLE && self.sparse.as_ref().is_none_or(|(.., known)| *known < hole) {
+            self.sparse = Some((path.to_vec(), size, hole));
+        }
+    }
+
+    /// The file with the largest hole, if there is a hole worth telling.
+    pub fn sparse(&self) -> Sparse {
+        let told = |path: &[u8]| crate::path::quote(path).into_owned();
+        Sparse(self.sparse.as_ref().map(|(path, size, _)| (told(path), *size)))
     }
 
     /// The largest directories by bytes, or by entries; each is named once, at the depth that says
@@ -65,7 +96,8 @@ impl Totals {
         let mut named: Vec<(&Vec<u8>, (u64, u64))> = Vec::new();
         for (path, total) in &all {
             let told_by_deeper = all.iter().any(|(deeper, part)| {
-                within(deeper, path) && weight(*part) * 100 >= weight(*total) * SHARE
+                within(deeper, path)
+                    && u128::from(weight(*part)) * 100 >= u128::from(weight(*total)) * SHARE
             });
             if told_by_deeper || named.iter().any(|(above, _)| within(path, above)) {
                 continue;

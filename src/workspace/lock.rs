@@ -1,5 +1,8 @@
 //! One lock for each workspace, shared to take a snapshot and exclusive to apply.
 //!
+//! Who wants to write closes a gate first, a second file, through which all must go who come later;
+//! so readers who follow one another without a gap do not keep a writer waiting for ever.
+//!
 //! It is an advisory lock on a file in the state directory, so it also holds between two servers
 //! and ends with the process that has it. The files stay: removing a lock file that another
 //! process is about to lock would give two processes the same lock.
@@ -26,7 +29,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 pub enum LockError {
     /// Another run had it all the time.
     #[error(
-        "another run is reading or writing this workspace and did not finish within {} s",
+        "another run is reading or writing this workspace and did not finish within {} s \
+         (workspace.lock_timeout)",
         .0.as_secs_f32()
     )]
     Timeout(Duration),
@@ -46,7 +50,7 @@ pub enum LockError {
 /// A lock that is held; given up when dropped.
 #[derive(Debug)]
 pub struct WorkspaceLock {
-    _file: File,
+    _file: LockFile,
 }
 
 /// A turn to read a workspace, shared with other readers. Blocks, at most `timeout`. An apply that
@@ -122,26 +126,34 @@ fn lock(
     operation: FlockOperation,
 ) -> Result<WorkspaceLock, LockError> {
     let folder = state_dir.join("locks");
-    let path = folder.join(format!("{}-{}.lock", key.dev, key.ino));
-    let failed = |source: io::Error| LockError::File { path: path.clone(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(&folder).map_err(failed)?;
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+    let failed = |path: &Path, source: io::Error| LockError::File { path: path.into(), source };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&folder)
+        .map_err(|error| failed(&folder, error))?;
+    let open = |kind: &str| {
+        let path = folder.join(format!("{}-{}.{kind}", key.dev, key.ino));
+        match LockFile::open(&path) {
+            Ok(file) => Ok((file, path)),
+            Err(error) => Err(failed(&path, error)),
+        }
+    };
+    let (file, path) = open("lock")?;
+    let (gate, gate_path) = open("gate")?;
     let start = Instant::now();
     let mut pause = FIRST_PAUSE;
     // The kernel's own wait has no deadline, and a thread left in it would take the lock long
     // after its caller went away. Trying again is cheap: nobody holds the lock for long.
     loop {
-        match flock(&file, operation) {
-            Ok(()) => return Ok(WorkspaceLock { _file: file }),
-            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
-            Err(error) => return Err(failed(error.into())),
+        if gate.lock(operation).map_err(|error| failed(&gate_path, error))? {
+            if file.lock(operation).map_err(|error| failed(&path, error))? {
+                return Ok(WorkspaceLock { _file: file });
+            }
+            // A writer keeps the gate closed while it waits.
+            if operation == FlockOperation::NonBlockingLockShared {
+                gate.unlock().map_err(|error| failed(&gate_path, error))?;
+            }
         }
         let left = timeout.saturating_sub(start.elapsed());
         if left.is_zero() {
@@ -149,6 +161,31 @@ fn lock(
         }
         thread::sleep(pause.min(left));
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// An open file that is only there to be locked; the lock ends with it.
+#[derive(Debug)]
+struct LockFile(File);
+
+impl LockFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.open(path).map(Self)
+    }
+
+    /// Whether it has the lock now.
+    fn lock(&self, operation: FlockOperation) -> io::Result<bool> {
+        match flock(&self.0, operation) {
+            Ok(()) => Ok(true),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn unlock(&self) -> io::Result<()> {
+        Ok(flock(&self.0, FlockOperation::Unlock)?)
     }
 }
 
@@ -173,6 +210,36 @@ mod tests {
         let writer = exclusive(dir.path(), KEY, Duration::ZERO).unwrap();
         assert!(shared(dir.path(), KEY, Duration::ZERO).is_err());
         drop(writer);
+        shared(dir.path(), KEY, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn readers_who_follow_one_another_do_not_keep_a_writer_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = shared(dir.path(), KEY, Duration::ZERO).unwrap();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| exclusive(dir.path(), KEY, Duration::from_secs(20)));
+            // The writer waits for the first reader, and from then on nobody else comes before it.
+            let began = Instant::now();
+            while let Ok(reader) = shared(dir.path(), KEY, Duration::ZERO) {
+                drop(reader);
+                assert!(began.elapsed() < Duration::from_secs(10), "the gate never closed");
+                thread::yield_now();
+            }
+            assert!(!writer.is_finished());
+            drop(first);
+            let written = writer.join().unwrap().unwrap();
+            assert!(shared(dir.path(), KEY, Duration::ZERO).is_err());
+            drop(written);
+        });
+        shared(dir.path(), KEY, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn a_writer_who_gives_up_opens_the_gate_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let _reader = shared(dir.path(), KEY, Duration::ZERO).unwrap();
+        exclusive(dir.path(), KEY, Duration::from_millis(3)).unwrap_err();
         shared(dir.path(), KEY, Duration::ZERO).unwrap();
     }
 

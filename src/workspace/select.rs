@@ -18,7 +18,7 @@ use super::git::Repository;
 use super::git::index::Tracked;
 use super::limits::Totals;
 use super::send::{SendError, SendRules};
-use super::{Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace, beneath};
+use super::{DEEPEST, Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace, beneath};
 use crate::config::workspace::Ignored;
 use crate::ignored::Rules;
 use crate::path::RelPath;
@@ -29,6 +29,10 @@ const CODEXIGNORE: &[u8] = b".codexignore";
 /// A tree over its limit is counted up to this many times the limit, to say where it is large.
 const COUNT_ON: u64 = 4;
 
+/// How often a tree is walked in which a directory goes while it is walked: it may have been
+/// renamed to a place where the walk had been already.
+const WALKS: u32 = 3;
+
 /// What travels, and what does not.
 #[derive(Debug, Default)]
 pub(super) struct Selection {
@@ -36,6 +40,30 @@ pub(super) struct Selection {
     pub(super) stayed_home: Vec<StayedHome>,
     pub(super) stayed_home_total: u64,
     pub(super) totals: Totals,
+}
+
+impl Selection {
+    /// Names `path` among what stays home. Where the list is full, what nobody expects to stay
+    /// takes the place of what git or a setting keeps home.
+    pub(super) fn stay(&mut self, path: &[u8], is_directory: bool, reason: StayReason) {
+        self.stayed_home_total += 1;
+        if self.stayed_home.len() == Snapshot::MAX_STAYED_HOME {
+            let unexpected = |reason| StayReason::UNEXPECTED.contains(&reason);
+            let expected = self.stayed_home.iter().rposition(|had| !unexpected(had.reason));
+            match expected.filter(|_| unexpected(reason)) {
+                Some(at) => drop(self.stayed_home.remove(at)),
+                None => return,
+            }
+        }
+        let mut told = match RelPath::new(path) {
+            Ok(path) => path.to_string(),
+            Err(_) => String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned() + "…",
+        };
+        if is_directory {
+            told.push('/');
+        }
+        self.stayed_home.push(StayedHome { path: told, reason });
+    }
 }
 
 /// A repository, as the walk in it needs it.
@@ -76,15 +104,38 @@ struct Frame<'a> {
     tracked_only: Option<Rc<[u8]>>,
 }
 
-/// Walks the workspace.
+/// Walks the workspace; again if directories go meanwhile.
 pub(super) fn select(
     workspace: &Workspace,
     rules: &SendRules,
     repository: &Repository,
 ) -> Result<Selection, SendError> {
+    let mut walks = 1;
+    loop {
+        let (selection, went) = walk(workspace, rules, repository)?;
+        if !went || walks == WALKS {
+            return Ok(selection);
+        }
+        walks += 1;
+    }
+}
+
+/// Walks once; also whether a directory went meanwhile.
+fn walk(
+    workspace: &Workspace,
+    rules: &SendRules,
+    repository: &Repository,
+) -> Result<(Selection, bool), SendError> {
     let always = Rules::new(&[rules.exclude.join("\n")]);
-    let mut walk =
-        Walk { workspace, rules, repository, always, selection: Selection::default(), named: None };
+    let mut walk = Walk {
+        workspace,
+        rules,
+        repository,
+        always,
+        selection: Selection::default(),
+        named: None,
+        went: false,
+    };
     let scope = Scope {
         base: Vec::new(),
         prefix: &repository.prefix,
@@ -106,7 +157,7 @@ pub(super) fn select(
         }
     }
     walk.selection.stayed_home.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(walk.selection)
+    Ok((walk.selection, walk.went))
 }
 
 struct Walk<'a> {
@@ -118,6 +169,8 @@ struct Walk<'a> {
     selection: Selection,
     /// The ignored directory that was named last.
     named: Option<Rc<[u8]>>,
+    /// A directory that was listed was gone when it was to be read.
+    went: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -127,22 +180,17 @@ impl<'a> Walk<'a> {
         mut frame: Frame<'a>,
         stack: &mut Vec<Frame<'a>>,
     ) -> Result<(), SendError> {
-        let fail = |source: io::Error| SendError::unreadable(&frame.path, source);
-        let directory = match beneath::directory(self.workspace.root.as_fd(), &frame.path) {
-            Ok(directory) => directory,
+        let opened = beneath::directory(self.workspace.root.as_fd(), &frame.path)
+            .and_then(|directory| Ok((names(&directory)?, directory)));
+        let (names, directory) = match opened {
+            Ok(opened) => opened,
             // It went, or became something else, after its parent was read.
-            Err(error) if is_gone(&error) => return Ok(()),
-            Err(error) => return Err(fail(error)),
-        };
-        let mut names = Vec::new();
-        for entry in Dir::read_from(&directory).map_err(|error| fail(error.into()))? {
-            let entry = entry.map_err(|error| fail(error.into()))?;
-            let name = entry.file_name().to_bytes();
-            if name != b"." && name != b".." {
-                names.push(name.to_vec());
+            Err(error) if is_gone(&error) => {
+                self.went = true;
+                return Ok(());
             }
-        }
-        names.sort_unstable();
+            Err(error) => return self.unreadable(&frame.path, true, error),
+        };
         let has = |name: &[u8]| names.binary_search_by(|known| known.as_slice().cmp(name)).is_ok();
         let is_top = frame.path.is_empty();
         if !is_top && frame.tracked_only.is_none() && has(b".git") {
@@ -161,7 +209,7 @@ impl<'a> Walk<'a> {
             }
             let limit = Rules::MAX_FILE_BYTES as u64;
             beneath::read_small(directory.as_fd(), OsStr::from_bytes(name), limit)
-                .map_err(|error| SendError::unreadable(&join(&frame.path, name), error))
+                .map_err(|error| SendError::rules_unreadable(&join(&frame.path, name), error))
         };
         if let Some(patterns) = read(CODEXIGNORE)? {
             frame.excluded = frame.excluded.enter(&frame.path, Some(&patterns));
@@ -215,11 +263,7 @@ impl<'a> Walk<'a> {
             Ok(stat) => stat,
             Err(error) => {
                 let error = io::Error::from(error);
-                return if is_gone(&error) {
-                    Ok(())
-                } else {
-                    Err(SendError::unreadable(&path, error))
-                };
+                return if is_gone(&error) { Ok(()) } else { self.unreadable(&path, false, error) };
             }
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -257,6 +301,15 @@ impl<'a> Walk<'a> {
                 }
                 tracked_only.get_or_insert_with(|| path.as_slice().into());
             }
+            // The walk itself must not go where the path cannot be told.
+            if path.len() > RelPath::MAX_BYTES {
+                self.stay(&path, true, StayReason::NameTooLong);
+                return Ok(());
+            }
+            if path.iter().filter(|byte| **byte == b'/').count() >= DEEPEST {
+                self.stay(&path, true, StayReason::TooDeep);
+                return Ok(());
+            }
             let node = node_of(NodeKind::Directory, &stat, None);
             stack.push(Frame {
                 path,
@@ -278,6 +331,9 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         if kind.is_file() {
+            let size = stat.st_size.unsigned_abs();
+            let on_disk = stat.st_blocks.unsigned_abs().saturating_mul(512);
+            self.selection.totals.add_hole(&path, size, size.saturating_sub(on_disk));
             self.go(&path, node_of(NodeKind::File, &stat, None));
             return Ok(());
         }
@@ -287,7 +343,7 @@ impl<'a> Walk<'a> {
                 let error = io::Error::from(error);
                 // It is no link any more: EINVAL.
                 if !is_gone(&error) && error.kind() != io::ErrorKind::InvalidInput {
-                    return Err(SendError::unreadable(&path, error));
+                    return self.unreadable(&path, false, error);
                 }
             }
         }
@@ -319,17 +375,25 @@ impl<'a> Walk<'a> {
     }
 
     fn stay(&mut self, path: &[u8], is_directory: bool, reason: StayReason) {
-        self.selection.stayed_home_total += 1;
-        if self.selection.stayed_home.len() < Snapshot::MAX_STAYED_HOME {
-            let mut told = match RelPath::new(path) {
-                Ok(path) => path.to_string(),
-                Err(_) => String::from_utf8_lossy(&path[..path.len().min(200)]).into_owned() + "…",
-            };
-            if is_directory {
-                told.push('/');
-            }
-            self.selection.stayed_home.push(StayedHome { path: told, reason });
+        self.selection.stay(path, is_directory, reason);
+    }
+
+    /// Leaves what cannot be read at home, unless nothing works without it.
+    fn unreadable(
+        &mut self,
+        path: &[u8],
+        is_directory: bool,
+        error: io::Error,
+    ) -> Result<(), SendError> {
+        let is_needed = |dir: &RelPath| RelPath::new(path).is_ok_and(|path| dir.is_within(&path));
+        if path.is_empty()
+            || is_ours(&error)
+            || self.workspace.working_dir.as_ref().is_some_and(is_needed)
+        {
+            return Err(SendError::unreadable(path, error));
         }
+        self.stay(path, is_directory, StayReason::Unreadable);
+        Ok(())
     }
 }
 
@@ -339,6 +403,29 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     [Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::NXIO]
         .iter()
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// Whether an error is about this process and not about the file: it would hit any file.
+pub(super) fn is_ours(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+/// The names in a directory, sorted; an error also where it may not be searched.
+fn names(directory: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+    statat(directory, c".", AtFlags::SYMLINK_NOFOLLOW)?;
+    let mut names = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(name.to_vec());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {

@@ -8,41 +8,36 @@
 //! Memory is that of the manifest: contents pass through one buffer. A tar header tells the size
 //! before the contents, so a small file is read whole first; a large one that changes while it is
 //! read is padded or cut to the told size and sent again, and the later entry of a name replaces
-//! the earlier one.
+//! the earlier one, or withdraws it.
+//!
+//! What cannot be read stays home and is named; a file that is not in the snapshot is never taken
+//! for deleted. `docs/workspace.md` has a row for each kind of odd file.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Mode, fstat, openat, statat};
+use rustix::fs::{AtFlags, FileType, statat};
 
 use super::beneath::{self, Parents};
 use super::git::{Made, ObjectFile, Repository, Sent};
-use super::limits::{Largest, Totals};
-use super::select::{self, is_gone, node_of};
+use super::limits::Totals;
+use super::select::{self, is_gone};
 use super::{
     GitSent, Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace, before_this_tick,
 };
 use crate::config::workspace::{Ignored, WorkspaceConfig};
-use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
 
+mod contents;
 mod entry;
+mod error;
 
+use contents::Fate;
 use entry::Entries;
-
-/// Files up to this size are read whole before their header is written.
-const SMALL: u64 = 1 << 20;
+pub use error::SendError;
 
 /// Bytes that are read from a file at once.
 const CHUNK: usize = 256 << 10;
-
-/// How often a file that changes while it is read is read in all.
-const TRIES: u32 = 6;
-
-/// The pause before a changing file is read again; grows with the tries.
-const PAUSE: Duration = Duration::from_millis(3);
 
 /// How often the objects are listed again because git packed some of them away.
 const OBJECT_ROUNDS: u32 = 4;
@@ -71,107 +66,18 @@ impl From<&WorkspaceConfig> for SendRules {
     }
 }
 
-/// Why a workspace was not sent.
-#[derive(Debug, thiserror::Error)]
-pub enum SendError {
-    /// Over `workspace.max_files`.
-    #[error(
-        "the workspace has more than {limit} files, directories and links ({largest}); exclude \
-         some with workspace.exclude or .codexignore, or raise workspace.max_files"
-    )]
-    TooManyFiles {
-        /// The limit.
-        limit: u64,
-        /// Where they are.
-        largest: Largest,
-    },
-    /// Over `workspace.max_bytes`.
-    #[error(
-        "the workspace has {}, more than the limit of {} ({largest}); exclude some with \
-         workspace.exclude or .codexignore, or raise workspace.max_bytes",
-        bytesize::ByteSize(*bytes),
-        bytesize::ByteSize(*limit)
-    )]
-    TooManyBytes {
-        /// What it has.
-        bytes: u64,
-        /// The limit.
-        limit: u64,
-        /// Where they are.
-        largest: Largest,
-    },
-    /// Something that should travel cannot be read.
-    #[error(
-        "{path} in the workspace cannot be read ({source}); make it readable for this user, or \
-         exclude it with workspace.exclude or .codexignore"
-    )]
-    Unreadable {
-        /// Its path; the quoting of [`RelPath`].
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file never held still.
-    #[error(
-        "{path} in the workspace changes faster than it can be read; end what writes it, or \
-         exclude it with workspace.exclude or .codexignore"
-    )]
-    Changing {
-        /// Its path.
-        path: RelPath,
-    },
-    /// Git's objects went away faster than they could be read.
-    #[error("git is repacking the workspace's objects; call again when it is done ({0})")]
-    Repacking(String),
-    /// `working_dir` is among what stays home.
-    #[error(
-        "working_dir {0} stays home, because git ignores it or a setting excludes it; give another one"
-    )]
-    WorkingDirStaysHome(RelPath),
-    /// The stream did not take it.
-    #[error("the workspace could not be written to the container ({0})")]
-    Write(#[source] io::Error),
-}
-
-impl SendError {
-    /// The stable kind that callers see.
-    pub fn kind(&self) -> ErrorKind {
-        match self {
-            Self::TooManyFiles { .. } | Self::TooManyBytes { .. } => ErrorKind::WorkspaceTooLarge,
-            Self::WorkingDirStaysHome(_) => ErrorKind::InvalidArgument,
-            Self::Unreadable { .. }
-            | Self::Changing { .. }
-            | Self::Repacking(_)
-            | Self::Write(_) => ErrorKind::TransferFailed,
-        }
-    }
-
-    pub(super) fn unreadable(path: &[u8], source: io::Error) -> Self {
-        let path = match RelPath::new(path) {
-            Ok(path) => path.to_string(),
-            Err(_) => "a directory".into(),
-        };
-        Self::Unreadable { path, source }
-    }
-}
-
-impl From<SendError> for Failure {
-    fn from(error: SendError) -> Self {
-        Self::new(error.kind(), error.to_string())
-    }
-}
-
 /// Walks the workspace and writes it to `out` as a tar stream, ended as tar ends. Blocking.
 ///
 /// Entries are relative to the workspace, parents before what is in them, owned by uid and gid
 /// 1000, with mode 0755 or 0644 by the owner's executable bit. An entry may come again; the later
-/// one counts. The made `.git` is part of the stream and not of the snapshot's nodes.
+/// one counts, and one of kind [`WITHDRAWN`](crate::keeper::wire::WITHDRAWN) takes the file back.
+/// The made `.git` is part of the stream and not of the snapshot's nodes.
 ///
 /// # Errors
 ///
-/// Before anything is written: over the limits, a directory cannot be read, the working directory
-/// stays home. While writing: a file cannot be read or does not hold still, `out` fails. The
-/// stream is then without its end and must not be used.
+/// Before anything is written: over the limits, the top, the working directory or a file of
+/// patterns cannot be read, the working directory stays home. While writing: a tracked file does
+/// not hold still, `out` fails. The stream is then without its end and must not be used.
 pub fn send(
     workspace: &Workspace,
     rules: &SendRules,
@@ -208,15 +114,27 @@ pub fn send(
 
     let mut sending = Sending::new(Entries::new(out));
     let mut parents = Parents::new(workspace.root.as_fd());
-    let mut gone = Vec::new();
+    let mut left_out = Vec::new();
     for (path, node) in &mut selection.nodes {
-        if !sending.node(&mut parents, path, node)? {
-            gone.push(path.clone());
+        match sending.node(&mut parents, path, node)? {
+            Fate::Sent => {}
+            Fate::Gone => left_out.push((path.clone(), None)),
+            // Git inside would take it for deleted.
+            Fate::Stays(StayReason::Changing)
+                if made.is_some() && repository.tracked.contains(path.as_bytes()) =>
+            {
+                return Err(SendError::Changing { path: path.clone() });
+            }
+            Fate::Stays(reason) => left_out.push((path.clone(), Some(reason))),
         }
     }
-    for path in gone {
+    for (path, reason) in left_out {
         selection.nodes.remove(&path);
+        if let Some(reason) = reason {
+            selection.stay(path.as_bytes(), false, reason);
+        }
     }
+    selection.stayed_home.sort_by(|a, b| a.path.cmp(&b.path));
     let mut git_base = None;
     if let Some(made) = made {
         let (files, bytes) = sending.git(&made, objects)?;
@@ -259,22 +177,10 @@ fn check_limits(
     }
     if totals.bytes > rules.max_bytes {
         let (bytes, largest) = (totals.bytes, totals.largest(true));
-        return Err(SendError::TooManyBytes { bytes, limit: rules.max_bytes, largest });
+        let sparse = totals.sparse();
+        return Err(SendError::TooManyBytes { bytes, limit: rules.max_bytes, largest, sparse });
     }
     Ok(())
-}
-
-/// How one reading of a file ended.
-enum Reading {
-    /// What was sent is what the file was.
-    Whole(Node),
-    /// It changed meanwhile.
-    Changed {
-        /// An entry of it was sent all the same, and has to be replaced.
-        sent: bool,
-    },
-    /// It is not there any more.
-    Gone,
 }
 
 struct Sending<W: Write> {
@@ -287,115 +193,23 @@ impl<W: Write> Sending<W> {
         Self { entries, buffer: vec![0; CHUNK] }
     }
 
-    /// Sends one node and completes what is known of it; `false` if it is gone.
+    /// Sends one node.
     fn node(
         &mut self,
         parents: &mut Parents<'_>,
         path: &RelPath,
         node: &mut Node,
-    ) -> Result<bool, SendError> {
-        match node.kind {
-            NodeKind::Directory => {
-                self.entries.directory(path.as_bytes(), node.mtime.0).map_err(SendError::Write)?;
-                Ok(true)
-            }
+    ) -> Result<Fate, SendError> {
+        let bytes = path.as_bytes();
+        let sent = match node.kind {
+            NodeKind::Directory => self.entries.directory(bytes, node.mtime.0),
             NodeKind::Link => {
                 let target = node.target.as_deref().unwrap_or_default();
-                self.entries
-                    .link(path.as_bytes(), target, node.mtime.0)
-                    .map_err(SendError::Write)?;
-                Ok(true)
+                self.entries.link(bytes, target, node.mtime.0)
             }
-            NodeKind::File => {
-                let mut begun = false;
-                for attempt in 0..TRIES {
-                    if attempt > 0 {
-                        std::thread::sleep(PAUSE * attempt);
-                    }
-                    match self.file(parents, path)? {
-                        Reading::Whole(read) => {
-                            *node = read;
-                            return Ok(true);
-                        }
-                        // What was sent of it cannot be taken back.
-                        Reading::Gone if begun => break,
-                        Reading::Gone => return Ok(false),
-                        Reading::Changed { sent } => begun |= sent,
-                    }
-                }
-                Err(SendError::Changing { path: path.clone() })
-            }
-        }
-    }
-
-    /// Reads a file once, and sends it.
-    fn file(&mut self, parents: &mut Parents<'_>, path: &RelPath) -> Result<Reading, SendError> {
-        let fail = |error: io::Error| SendError::unreadable(path.as_bytes(), error);
-        let (parent, name) = beneath::split(path.as_bytes());
-        let opened = parents
-            .open(parent)
-            .and_then(|parent| Ok(openat(parent, name, beneath::FILE, Mode::empty())?));
-        let mut file = match opened {
-            Ok(fd) => File::from(fd),
-            Err(error) if is_gone(&error) => return Ok(Reading::Gone),
-            Err(error) => return Err(fail(error)),
+            NodeKind::File => return self.contents(parents, path, node),
         };
-        let before = fstat(&file).map_err(|error| fail(error.into()))?;
-        if !FileType::from_raw_mode(before.st_mode).is_file() {
-            return Ok(Reading::Gone);
-        }
-        let mut node = node_of(NodeKind::File, &before, None);
-        let mut hasher = blake3::Hasher::new();
-        let executable = node.mode & 0o100 != 0;
-        let small = node.size <= SMALL;
-        let size = if small {
-            let mut bytes = std::mem::take(&mut self.buffer);
-            bytes.clear();
-            // One byte more than expected shows that it grew.
-            let read = (&file).take(node.size + 1).read_to_end(&mut bytes);
-            let size = bytes.len() as u64;
-            let same = read.is_ok() && size == node.size && unchanged(&file, &before);
-            let sent = if same {
-                hasher.update(&bytes);
-                self.entries.file(path.as_bytes(), &bytes, executable, node.mtime.0)
-            } else {
-                Ok(())
-            };
-            self.buffer = bytes;
-            read.map_err(fail)?;
-            sent.map_err(SendError::Write)?;
-            if !same {
-                return Ok(Reading::Changed { sent: false });
-            }
-            size
-        } else {
-            self.buffer.resize(CHUNK, 0);
-            self.entries
-                .begin_file(path.as_bytes(), node.size, executable, node.mtime.0)
-                .map_err(SendError::Write)?;
-            let mut left = node.size;
-            while left > 0 {
-                let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-                let count = match file.read(&mut self.buffer[..want]) {
-                    Ok(0) => break,
-                    Ok(count) => count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) => return Err(fail(error)),
-                };
-                hasher.update(&self.buffer[..count]);
-                self.entries.data(&self.buffer[..count]).map_err(SendError::Write)?;
-                left -= count as u64;
-            }
-            // Shorter than told: the entry is filled up, and comes again.
-            self.entries.end_file(node.size, left).map_err(SendError::Write)?;
-            if left > 0 || !unchanged(&file, &before) {
-                return Ok(Reading::Changed { sent: true });
-            }
-            node.size
-        };
-        node.size = size;
-        node.hash = Some(*hasher.finalize().as_bytes());
-        Ok(Reading::Whole(node))
+        sent.map(|()| Fate::Sent).map_err(SendError::Write)
     }
 
     /// Sends the made `.git`: how many files, and their bytes.
@@ -485,19 +299,4 @@ impl<W: Write> Sending<W> {
         }
         self.entries.end_file(size, 0).map_err(SendError::Write)
     }
-}
-
-/// Whether the open file is as it was.
-fn unchanged(file: &File, before: &rustix::fs::Stat) -> bool {
-    fstat(file).is_ok_and(|now| {
-        (now.st_size, now.st_mtime, now.st_mtime_nsec, now.st_ctime, now.st_ctime_nsec, now.st_mode)
-            == (
-                before.st_size,
-                before.st_mtime,
-                before.st_mtime_nsec,
-                before.st_ctime,
-                before.st_ctime_nsec,
-                before.st_mode,
-            )
-    })
 }

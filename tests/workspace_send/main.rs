@@ -9,6 +9,9 @@ mod git;
 mod kinds;
 mod random;
 mod refused;
+mod shapes;
+mod special;
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,11 +19,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mcp_codex_orchestrator::config::workspace::Ignored;
+use mcp_codex_orchestrator::keeper::wire::WITHDRAWN;
 use mcp_codex_orchestrator::workspace::root::open_unchecked;
 use mcp_codex_orchestrator::workspace::send::{SendError, SendRules, send};
 use mcp_codex_orchestrator::workspace::{Snapshot, StayReason};
+use tar::EntryType;
 use tempfile::TempDir;
 
 fn rules() -> SendRules {
@@ -81,10 +87,7 @@ fn send_at(path: &Path, rules: &SendRules) -> Result<Sent, SendError> {
     let workspace = open_unchecked(path).unwrap();
     let mut tar = Vec::new();
     let snapshot = send(&workspace, rules, &mut tar)?;
-    let unpacked = tempfile::tempdir().unwrap();
-    let mut archive = tar::Archive::new(&*tar);
-    archive.set_preserve_mtime(true);
-    archive.unpack(unpacked.path()).unwrap();
+    let unpacked = unpack(&tar);
     Ok(Sent { snapshot, unpacked, tar })
 }
 
@@ -118,6 +121,50 @@ impl Sent {
     fn stayed(&self) -> Vec<(&str, StayReason)> {
         self.snapshot.stayed_home.iter().map(|home| (&*home.path, home.reason)).collect()
     }
+}
+
+/// Ends what runs beside a test, also when the test fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Unpacks a stream as a container does.
+fn unpack(tar: &[u8]) -> TempDir {
+    let unpacked = tempfile::tempdir().unwrap();
+    let mut archive = tar::Archive::new(tar);
+    archive.set_preserve_mtime(true);
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        if entry.header().entry_type() == EntryType::new(WITHDRAWN) {
+            fs::remove_file(unpacked.path().join(entry.path().unwrap())).unwrap();
+        } else {
+            entry.unpack_in(unpacked.path()).unwrap();
+        }
+    }
+    unpacked
+}
+
+/// Runs a test again in a process of its own, by `command`, which ends with the program to run;
+/// `true` in that process. Prints why where `command` is not there.
+fn again(test: &str, command: &[&str]) -> bool {
+    const AGAIN: &str = "WORKSPACE_SEND_AGAIN";
+    if std::env::var_os(AGAIN).is_some() {
+        return true;
+    }
+    let mut again = Command::new(command[0]);
+    again.args(&command[1..]).arg(std::env::current_exe().unwrap());
+    match again.args(["--exact", test, "--nocapture"]).env(AGAIN, "1").output() {
+        Ok(output) => assert!(output.status.success(), "{output:?}"),
+        Err(error) => {
+            assert!(std::env::var_os("CODEX_TESTS_REQUIRE_ENGINE").is_none(), "{error}");
+            eprintln!("skipped {test}: no {} ({error})", command[0]);
+        }
+    }
+    false
 }
 
 fn git(directory: &Path, arguments: &[&str]) -> String {

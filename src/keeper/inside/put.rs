@@ -13,7 +13,7 @@ use tar::EntryType;
 
 use super::manifest::{Entry, Kind, Manifest, ctime};
 use super::{Doing, Refusal, places};
-use crate::keeper::wire::PutReport;
+use crate::keeper::wire::{self, PutReport};
 use crate::path::RelPath;
 
 /// Directories within each other at most; each level holds a file descriptor.
@@ -79,6 +79,9 @@ impl Writer<'_> {
         }
         let path = RelPath::new(bytes.clone())
             .map_err(|error| Refusal(format!("{:?}: {error}", String::from_utf8_lossy(&bytes))))?;
+        if kind == EntryType::new(wire::WITHDRAWN) {
+            return self.withdraw(&path);
+        }
         let mode = entry.header().mode().doing(format_args!("read the mode of {path}"))? & 0o777;
         let name = CString::new(path.name()).doing(format_args!("write {path}"))?;
         self.enter(&path)?;
@@ -190,17 +193,9 @@ impl Writer<'_> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
-        // A file that changed while the host read it comes again, and the later one counts. Only a
-        // file of this very put is replaced.
-        if matches!(opened, Err(rustix::io::Errno::EXIST)) {
-            let had = self.nodes.iter().rposition(|(had, _)| &**had == path.as_bytes());
-            if let Some(had) = had.filter(|had| self.nodes[*had].1.kind == Kind::File) {
-                let (_, earlier) = self.nodes.remove(had);
-                self.report.entries -= 1;
-                self.report.bytes -= earlier.size;
-                fs::unlinkat(self.parent(), name, AtFlags::empty()).doing(&doing)?;
-                opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
-            }
+        // A file that changed while the host read it comes again, and the later one counts.
+        if matches!(opened, Err(rustix::io::Errno::EXIST)) && self.remove(path, name)? {
+            opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
         }
         let mut file = std::fs::File::from(opened.doing(&doing)?);
         let mut hash = self.hashes(entry.size()).then(blake3::Hasher::new);
@@ -226,6 +221,30 @@ impl Writer<'_> {
         let hash = hash.map(|hash| Box::new(*hash.finalize().as_bytes()));
         self.note(path, Kind::File, &stat, hash);
         Ok(())
+    }
+
+    /// Takes a file back that the host began to send and could not finish.
+    fn withdraw(&mut self, path: &RelPath) -> Result<(), Refusal> {
+        self.enter(path)?;
+        let name = CString::new(path.name()).doing(format_args!("withdraw {path}"))?;
+        if self.remove(path, &name)? {
+            return Ok(());
+        }
+        Err(Refusal(format!("{path} was withdrawn, but is no file that was put")))
+    }
+
+    /// Removes a file of this very put; `false` if there is none.
+    fn remove(&mut self, path: &RelPath, name: &CString) -> Result<bool, Refusal> {
+        let had = self.nodes.iter().rposition(|(had, _)| &**had == path.as_bytes());
+        let Some(had) = had.filter(|had| self.nodes[*had].1.kind == Kind::File) else {
+            return Ok(false);
+        };
+        let (_, earlier) = self.nodes.remove(had);
+        self.report.entries -= 1;
+        self.report.bytes -= earlier.size;
+        fs::unlinkat(self.parent(), name, AtFlags::empty())
+            .doing(format_args!("replace {path}"))?;
+        Ok(true)
     }
 
     /// Whether the next content, of `size` bytes, is hashed.
@@ -345,6 +364,28 @@ mod tests {
             tar.append_data(&mut header(EntryType::Regular, 0o644, 1), "f", &b"x"[..]).unwrap();
         });
         assert!(done.unwrap_err().0.contains("write f"));
+    }
+
+    #[test]
+    fn a_file_that_is_withdrawn_is_gone_and_only_a_file_of_this_put_can_be() {
+        let withdrawn = EntryType::new(wire::WITHDRAWN);
+        let (place, done) = put(|tar| {
+            for name in ["d/big", "d/other"] {
+                tar.append_data(&mut header(EntryType::Regular, 0o644, 3), name, &b"abc"[..])
+                    .unwrap();
+            }
+            tar.append_data(&mut header(withdrawn, 0o644, 0), "d/big", io::empty()).unwrap();
+        });
+        let manifest = done.unwrap();
+        assert!(!place.path().join("d/big").exists());
+        assert!(place.path().join("d/other").exists());
+        assert!(manifest.find(b"d/big").is_none());
+        assert_eq!(manifest.len(), 2);
+        let (_place, done) = put(|tar| {
+            tar.append_data(&mut header(EntryType::Directory, 0o755, 0), "d", io::empty()).unwrap();
+            tar.append_data(&mut header(withdrawn, 0o644, 0), "d", io::empty()).unwrap();
+        });
+        assert!(done.unwrap_err().0.contains("withdrawn"));
     }
 
     #[test]

@@ -72,6 +72,7 @@ fn config() -> WorkspaceConfig {
         ignored: Ignored::Files,
         max_bytes: 0,
         max_files: 0,
+        lock_timeout: std::time::Duration::ZERO,
         protect: Vec::new(),
     }
 }

@@ -71,6 +71,11 @@ impl<W: Write> Entries<W> {
         Ok(())
     }
 
+    /// Takes back the file that was sent under this path.
+    pub(super) fn withdrawn(&mut self, path: &[u8]) -> io::Result<()> {
+        self.head(EntryType::new(wire::WITHDRAWN), path, None, 0, 0o644, 0)
+    }
+
     /// Ends the stream.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.out.write_all(&[0; 2 * BLOCK])?;
