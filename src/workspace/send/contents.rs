@@ -144,10 +144,12 @@ impl<W: Write> Sending<W> {
             let hash = Some(*hasher.finalize().as_bytes());
             let node = Node { size: told, hash, ..now.clone() };
             let whole = told == now.size && is_unchanged(&file, &stat);
-            if whole || so_far.is_some_and(|so_far| so_far.hash == hash) {
-                Reading::Whole(node)
-            } else {
-                Reading::Changed(Some(node))
+            match so_far {
+                _ if whole => Reading::Whole(node),
+                // With the times of then: a file of which a part was sent must never be taken for
+                // unchanged by its times.
+                Some(so_far) if so_far.hash == hash => Reading::Whole(so_far.clone()),
+                _ => Reading::Changed(Some(node)),
             }
         };
         if told <= SMALL {
