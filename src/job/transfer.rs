@@ -9,6 +9,7 @@ use tokio_util::io::SyncIoBridge;
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::wire::{CollectReport, CollectRequest};
+use crate::workspace::git::commits::switch;
 use crate::workspace::receive::{ReceiveLimits, Received, receive};
 use crate::workspace::send::{SendRules, send};
 use crate::workspace::{Snapshot, Workspace, lock};
@@ -32,6 +33,7 @@ pub(super) async fn send_workspace(
         let (snapshot, put) = blocking(move || {
             let _lock = lock::read(&state_dir, &workspace, LOCK_TIMEOUT)
                 .map_err(|error| Failure::new(ErrorKind::TransferFailed, error.to_string()))?;
+            switch::recover(&state_dir, workspace.key);
             let mut bridge = SyncIoBridge::new(put);
             let snapshot = send(&workspace, &rules, &mut bridge).map_err(Failure::from)?;
             Ok::<_, Failure>((snapshot, bridge.into_inner()))
