@@ -4,6 +4,7 @@
 mod arrive;
 mod hostile;
 mod kill;
+mod kinds;
 mod rule;
 
 use std::fs;
