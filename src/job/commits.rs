@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::codex::command::ENVIRONMENT;
@@ -39,8 +40,7 @@ pub(super) struct Limits {
 ///
 /// # Cancel safety
 ///
-/// Dropped midway it leaves a bundle without `commits.json`, which is none, and a git that the
-/// next `end` kills.
+/// Dropped midway it leaves nothing in the folder, and a git that the next `end` kills.
 pub(super) async fn take_out(
     keeper: &Keeper,
     base: &GitBase,
@@ -73,13 +73,10 @@ async fn fetch(
     };
     let Some(mut tips) = Tips::new(base, &listing) else { return Ok(None) };
     let written = |error: io::Error| format!("the run's folder cannot be written ({error})");
-    let bundle = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(record.commits_bundle())
-        .map_err(written)?;
+    let path = record.commits_bundle();
+    let bundle =
+        File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(written)?;
+    let unfinished = Unfinished(Some(path));
     let mut bundle = BufWriter::new(bundle);
     let pack_at = write_header(&tips, &listing, &mut bundle).map_err(written)?;
     let revisions = tips.wanted() + &base.exclusions();
@@ -87,7 +84,27 @@ async fn fetch(
     run(keeper, &PACK, revisions, &mut bundle, most).await?;
     bundle.flush().map_err(written)?;
     tips.save(record.folder(), pack_at).map_err(|error| error.to_string())?;
+    unfinished.keep();
     Ok(Some(tips.told(record.id())))
+}
+
+/// A bundle that is removed unless it is kept.
+struct Unfinished(Option<PathBuf>);
+
+impl Unfinished {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take()
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(%error, "a bundle that is no use was left in the run's folder");
+        }
+    }
 }
 
 /// Runs a program of the container, with at most so much output.

@@ -1,6 +1,6 @@
 //! Commits that Codex makes: how they come home, and what of the user's stays as it was.
 
-use mcp_codex_orchestrator::model::scripted::{Script, Step};
+use mcp_codex_orchestrator::model::scripted::{Fault, Script, Step};
 use serde_json::{Value, json};
 
 use crate::need_engine;
@@ -115,9 +115,8 @@ async fn a_detached_head_comes_as_a_reference_alone() {
     server.stop().await;
 }
 
-#[tokio::test]
-async fn the_user_commits_meanwhile() {
-    need_engine!();
+/// Lets Codex commit and the user do something before the run ends.
+async fn while_codex_thinks(user: impl FnOnce(&Server)) -> (Server, Value) {
     let script = Script::always(vec![
         Step::run("echo x > x; git add x; git commit -qm x"),
         Step::Wait(1500),
@@ -127,13 +126,43 @@ async fn the_user_commits_meanwhile() {
     server.ready().await;
     let (_, answer) = server.begin_call("codex_run", json!({"prompt": "commit"})).await;
     requests(&server, 2).await;
-    server.write("mine.txt", "mine\n");
-    here(&server, &["add", "mine.txt"]);
-    here(&server, &["commit", "-qm", "mine"]);
+    user(&server);
     let answer = await_answer(answer, server.home.path()).await;
-    let result = &answer["result"]["structuredContent"];
-    let commits = &result["commits"];
-    assert_eq!(commits["state"], "arrived", "{result}\n{}", server.log());
+    assert_eq!(answer["result"]["structuredContent"]["success"], true, "{answer}");
+    (server, answer)
+}
+
+#[tokio::test]
+async fn a_merge_is_under_way_and_stays_so() {
+    need_engine!();
+    let (server, answer) = while_codex_thinks(|server| {
+        here(server, &["checkout", "-qb", "side"]);
+        server.write("mine.txt", "mine\n");
+        here(server, &["add", "mine.txt"]);
+        here(server, &["commit", "-qm", "mine"]);
+        here(server, &["checkout", "-q", "main"]);
+        here(server, &["merge", "-q", "--no-ff", "--no-commit", "side"]);
+    })
+    .await;
+    let commits = &answer["result"]["structuredContent"]["commits"];
+    assert_eq!(commits["reason"], "a merge is under way", "{answer}");
+    assert_eq!(here(&server, &["log", "--format=%s"]), "first\n");
+    assert_eq!(here(&server, &["status", "--porcelain"]), "A  mine.txt\n?? x\n");
+    assert!(server.workspace.join(".git/MERGE_HEAD").exists());
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn the_user_commits_meanwhile() {
+    need_engine!();
+    let (server, answer) = while_codex_thinks(|server| {
+        server.write("mine.txt", "mine\n");
+        here(server, &["add", "mine.txt"]);
+        here(server, &["commit", "-qm", "mine"]);
+    })
+    .await;
+    let commits = &answer["result"]["structuredContent"]["commits"];
+    assert_eq!(commits["state"], "arrived", "{answer}\n{}", server.log());
     assert_eq!(commits["reason"], "main was moved meanwhile");
     assert_eq!(here(&server, &["log", "--format=%s"]), "mine\nfirst\n");
     let text = answer["result"]["content"][0]["text"].as_str().unwrap();
@@ -183,6 +212,70 @@ async fn what_suggest_committed_comes_with_the_apply() {
     assert_eq!(applied["commits"]["state"], "moved", "{applied}");
     assert_eq!(server.call("codex_run_apply", call).await["error_kind"], "invalid_argument");
     assert_eq!(here(&server, &["status", "--porcelain"]), "");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_that_the_repository_names_runs_on_the_host() {
+    need_engine!();
+    let mark = std::env::temp_dir().join(format!("codex-test-{}", std::process::id()));
+    let run = format!("touch {}", mark.display());
+    let plant = |workspace: &std::path::Path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::write(workspace.join(".gitattributes"), "* filter=evil\n").unwrap();
+        git(workspace, &["add", "-A"]);
+        git(workspace, &["commit", "-qm", "second"]);
+        // As young as the index, so that git reads it whenever it writes the index.
+        let file = std::fs::File::options().write(true).open(workspace.join(".git/index")).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1)).unwrap();
+        let hooks = ["reference-transaction", "post-index-change", "pre-auto-gc", "post-commit"];
+        for hook in hooks {
+            let path = workspace.join(".git/hooks").join(hook);
+            std::fs::write(&path, format!("#!/bin/sh\n{run}\n")).unwrap();
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let keys = ["core.fsmonitor", "filter.evil.clean", "filter.evil.smudge", "gpg.program"];
+        for key in keys {
+            git(workspace, &["config", key, &run]);
+        }
+        git(workspace, &["config", "commit.gpgSign", "true"]);
+    };
+    let commands = "echo x > x; git add x; git commit -qm x";
+    let (server, result) = run_in(plant, commands, json!({})).await;
+    assert_eq!(result["commits"]["state"], "moved", "{result}");
+    assert!(!mark.exists(), "something that was planted ran");
+    server.stop().await;
+    assert!(!mark.exists(), "something that was planted ran");
+}
+
+#[tokio::test]
+async fn what_a_failed_run_committed_waits_in_its_folder() {
+    need_engine!();
+    let fault = Fault { status: Some(400), ..Fault::default() };
+    let script = Script::always(vec![
+        Step::run("echo x > x; git add x; git commit -qm x"),
+        Step::Fault(fault),
+    ]);
+    let mut server = Server::start(script, Options::default()).await;
+    let result = server.run("commit").await;
+    assert_eq!(result["status"], "failed", "{result}");
+    assert_eq!(result["commits"]["state"], "held", "{result}");
+    assert_eq!(here(&server, &["for-each-ref", "refs/codex"]), "");
+    let applied = server.call("codex_run_apply", json!({"run_id": result["run_id"]})).await;
+    assert_eq!(applied["commits"]["state"], "moved", "{applied}");
+    assert_eq!(here(&server, &["status", "--porcelain"]), "");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_run_that_commits_nothing_says_nothing_of_commits() {
+    need_engine!();
+    let commands = "echo x > x; git add x; git status -s; git diff --cached; git log -1; ls .git";
+    let (server, result) = run_in(|_| {}, commands, json!({})).await;
+    assert!(result["commits"].is_null(), "{result}");
+    assert_eq!(here(&server, &["status", "--porcelain"]), "?? x\n");
+    let folder = server.runs().join(result["run_id"].as_str().unwrap());
+    assert!(!folder.join("commits.bundle").exists());
     server.stop().await;
 }
 
@@ -240,6 +333,8 @@ async fn commits_over_the_limit_do_not_come_and_the_run_does() {
     assert_eq!(reason, "they are larger than the limit of workspace.max_bytes");
     assert_eq!(result["files_changed"], json!(["x"]));
     assert_eq!(server.read("x"), "x\n");
+    let folder = server.runs().join(result["run_id"].as_str().unwrap());
+    assert!(!folder.join("commits.bundle").exists());
     server.stop().await;
 }
 

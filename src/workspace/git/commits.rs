@@ -61,6 +61,9 @@ pub const PACK: [&str; 8] = [
     "--missing=allow-any",
 ];
 
+/// Objects that are left out by name at most.
+const MOST_EXCLUSIONS: usize = 100_000;
+
 /// References besides HEAD that are taken over at most.
 const MOST_REFS: usize = 200;
 
@@ -98,9 +101,11 @@ impl Base {
         self.digits
     }
 
-    /// Every object that was sent under a name, as revisions to leave out, one a line.
+    /// What was sent under a name, as revisions to leave out, one a line: HEAD first, and no more
+    /// than a program in a container takes as its input. What is not named only makes a pack larger.
     pub fn exclusions(&self) -> String {
-        self.objects.iter().map(|object| format!("^{object}\n")).collect()
+        let all = self.head.iter().chain(&self.objects).take(MOST_EXCLUSIONS);
+        all.map(|object| format!("^{object}\n")).collect()
     }
 }
 

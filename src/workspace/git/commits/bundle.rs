@@ -193,8 +193,7 @@ fn check(
         }
     }
     // Everything that a commit leads to must be there: here, or in the repository.
-    let walk = ["rev-list", "--objects", "--quiet", "--missing=allow-promisor", "--stdin"];
-    let walk = [&walk[..], &["--not", "--all"]].concat();
+    let walk = ["rev-list", "--objects", "--quiet", "--stdin", "--not", "--all"];
     git.run_on(tips.wanted().as_bytes(), &walk)
         .map(|_| ())
         .map_err(|error| format!("objects that belong to the commits are missing ({error})"))

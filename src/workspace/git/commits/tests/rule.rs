@@ -255,3 +255,30 @@ fn a_run_that_was_undone_can_be_applied_again() {
     pair.apply();
     assert_eq!(pair.bring_home(), told);
 }
+
+#[test]
+fn a_change_that_only_the_age_of_the_index_gives_away_is_still_seen() {
+    let pair = Pair::new(|home| {
+        let then =
+            std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+        let age = |name: &str| {
+            let file = fs::File::options().write(true).open(home.join(name)).unwrap();
+            file.set_modified(then).unwrap();
+        };
+        git(home, &["config", "core.trustctime", "false"]);
+        git(home, &["config", "core.checkStat", "minimal"]);
+        write(home, "quick.txt", "one\n");
+        age("quick.txt");
+        git(home, &["add", "quick.txt"]);
+        git(home, &["commit", "-qm", "quick"]);
+        // Saved again in the same moment, with the same size.
+        write(home, "quick.txt", "two\n");
+        age("quick.txt");
+        age(".git/index");
+    });
+    write(&pair.there, "new.txt", "new\n");
+    pair.there(&["add", "new.txt"]);
+    pair.there(&["commit", "-qm", "new", "--", "new.txt"]);
+    assert_eq!(pair.finish().state, CommitsState::Moved);
+    assert_eq!(pair.here(&["status", "--porcelain"]), " M quick.txt");
+}
