@@ -225,6 +225,7 @@ impl Job<'_> {
         if apply && kept.failure.is_none() {
             let home = commits::home(self.orchestrator, &prepared.workspace, &prepared.record);
             self.result.commits = home.await.or(self.result.commits.take());
+            self.result.timings_ms.apply = Some(milliseconds(began.elapsed()));
         }
         let fate = match self.result.changes_state {
             ChangesState::None => "Codex had changed nothing",

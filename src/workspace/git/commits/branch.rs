@@ -147,10 +147,9 @@ fn check_paths(
     set: &ChangeSet,
 ) -> Result<(), Stays> {
     let unreadable = |error| Stays::merge(format!("the commits cannot be compared ({error})"));
-    let empty = switch::empty_tree(home).map_err(unreadable)?;
-    let tree = |commit: Option<&ObjectId>| commit.map_or(&*empty, ObjectId::as_str).to_owned();
+    let tree = |commit| switch::tree_of(home, commit).map_err(unreadable);
     let asked = ["diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", "--no-ext-diff"];
-    let (from, to) = (tree(from), tree(to));
+    let (from, to) = (tree(from)?, tree(to)?);
     let asked = [&asked[..], &[&*from, &*to, "--"]].concat();
     let listing = home.git().run(&asked).map_err(unreadable)?;
     let host = Host::of(workspace);

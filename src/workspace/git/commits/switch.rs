@@ -105,8 +105,15 @@ fn lock_of(index: &Path) -> PathBuf {
     name.into()
 }
 
-/// The name of the tree without anything in it, which every repository has.
-pub(super) fn empty_tree(home: &Home<'_>) -> Result<String, GitCommandError> {
+/// What names the tree of a commit; of none it is the tree without anything in it, which git knows
+/// in every repository.
+pub(super) fn tree_of(
+    home: &Home<'_>,
+    commit: Option<&ObjectId>,
+) -> Result<String, GitCommandError> {
+    if let Some(commit) = commit {
+        return Ok(commit.as_str().to_owned());
+    }
     let name = home.git().run(&["hash-object", "-t", "tree", "--stdin"])?;
     Ok(String::from_utf8_lossy(name.trim_ascii()).into_owned())
 }
@@ -145,15 +152,12 @@ fn under_journal(
     journal: &Journal,
     at: &mut dyn FnMut(Point),
 ) -> Result<(), SwitchError> {
-    let empty = empty_tree(home)?;
+    let old = tree_of(home, journal.from.as_ref())?;
+    let new = tree_of(home, journal.to.as_ref())?;
     if journal.to.is_none() {
         // Git knows it without having it, but its check of an index that names it does not.
         home.git().run(&["hash-object", "-w", "-t", "tree", "--stdin"])?;
     }
-    let tree = |commit: &Option<ObjectId>| match commit {
-        Some(commit) => commit.as_str().to_owned(),
-        None => empty.clone(),
-    };
     let before = version(&journal.index)?;
     remove(&journal.beside)?;
     if before.is_some() {
@@ -163,7 +167,7 @@ fn under_journal(
     home.git()
         .with("GIT_INDEX_FILE", &journal.beside)
         .set("core.splitIndex=false")
-        .run(&["read-tree", "-i", "-m", &tree(&journal.from), &tree(&journal.to)])
+        .run(&["read-tree", "-i", "-m", &old, &new])
         .map_err(SwitchError::Index)?;
     if before.is_some() {
         set_mtime(&journal.beside, journal.index.metadata()?.modified()?)?;
