@@ -15,6 +15,7 @@
 
 pub mod call;
 mod changes;
+mod commits;
 pub mod progress;
 pub mod result;
 mod run;
@@ -45,6 +46,7 @@ use crate::pool::sweep::Sweeper;
 use crate::record::prune;
 use crate::workspace::apply::recover::recover_all;
 use crate::workspace::classify::Policy;
+use crate::workspace::git::commits::switch;
 use crate::workspace::root::Roots;
 
 use self::call::{ApplyCall, DiffCall, RunCall};
@@ -163,6 +165,8 @@ impl Orchestrator {
         let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into())
             .keeping_ignored(config.workspace.keep_ignored);
         let pool = Pool::start(starter, config.pool.clone());
+        let state = places.state.clone();
+        tokio::task::spawn_blocking(move || switch::recover_all(&state));
         let engine_facts = Arc::new(Mutex::new(None));
         let background =
             tokio::spawn(keep_house(Arc::clone(&engine), Arc::clone(&engine_facts), sweeper));

@@ -199,6 +199,11 @@ impl Record {
         self.folder.join("changes.json")
     }
 
+    /// The commits that were made in the container, as a bundle.
+    pub fn commits_bundle(&self) -> PathBuf {
+        self.folder.join("commits.bundle")
+    }
+
     /// What the changes replaced.
     pub fn before_tar(&self) -> PathBuf {
         self.folder.join("before.tar")

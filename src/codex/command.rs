@@ -14,7 +14,7 @@ pub const CODEX_HOME: &str = "/home/codex/.codex";
 pub const CONFIG: &str = include_str!("../../docker/codex-home/config.toml");
 
 /// The environment of Codex; nothing of the host's environment is in it, and no credential.
-const ENVIRONMENT: &[(&str, &str)] = &[
+pub(crate) const ENVIRONMENT: &[(&str, &str)] = &[
     ("HOME", "/home/codex"),
     ("CODEX_HOME", CODEX_HOME),
     // Programs that a run installs for itself come first.

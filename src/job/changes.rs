@@ -13,6 +13,7 @@ use crate::path::RelPath;
 use crate::record::Record;
 use crate::workspace::apply::{Applied, OnConflict, Parts, apply};
 use crate::workspace::change::{Change, ChangeSet, ChangeState};
+use crate::workspace::git::commits::{Commits, bring_home};
 use crate::workspace::lock;
 use crate::workspace::{Workspace, diff};
 
@@ -31,6 +32,13 @@ pub(super) struct Outcome {
     applied: Applied,
     /// What went wrong after it was kept; `set` says what was applied all the same.
     pub(super) failure: Option<Failure>,
+}
+
+impl Outcome {
+    /// Whether the run made a repository at the top of a workspace that was sent without one.
+    pub(super) fn repository_made(&self) -> bool {
+        self.set.changes.iter().any(|change| change.path.as_bytes() == b".git")
+    }
 }
 
 /// Keeps a change set in the run's folder, with its diff, and applies it if that is `wanted`,
@@ -148,7 +156,8 @@ pub(super) async fn apply_held(
                 format!("the run changed nothing at {missing}; name paths as the result has them"),
             ));
         }
-        if set.changes.iter().all(|change| change.state == ChangeState::Applied) {
+        let commits_wait = result.commits.as_ref().is_some_and(Commits::wait);
+        if set.changes.iter().all(|change| change.state == ChangeState::Applied) && !commits_wait {
             return Err(Failure::new(
                 ErrorKind::InvalidArgument,
                 "every change of this run is applied already; there is nothing left to apply",
@@ -162,6 +171,9 @@ pub(super) async fn apply_held(
             .map(ToString::to_string)
             .collect();
         let notes = notes(&applied);
+        if wanted.is_empty() {
+            result.commits = bring_home(&workspace, &parts).or(result.commits);
+        }
         result.changes = set.changes.iter().map(shown).collect();
         result.changes_state = set.state();
         let conflicts = conflicts(&applied);
@@ -181,6 +193,7 @@ pub(super) async fn apply_held(
             changes: result.changes,
             conflicts,
             notes,
+            commits: result.commits.filter(|_| wanted.is_empty()),
             truncated: false,
         }
         .cut())
@@ -303,7 +316,7 @@ fn shown(change: &Change) -> ResultChange {
     }
 }
 
-fn locked(error: lock::LockError) -> Failure {
+pub(super) fn locked(error: lock::LockError) -> Failure {
     Failure::new(ErrorKind::ApplyFailed, format!("{error}; the changes are held, apply them later"))
 }
 

@@ -11,6 +11,7 @@ pub use self::ignored::IgnoredNew;
 pub use crate::codex::outcome::Usage;
 use crate::failure::{ErrorKind, Failure};
 pub use crate::workspace::change::{ChangeKind, ChangeState, ChangesState};
+use crate::workspace::git::commits::Commits;
 
 /// Entries of a list that go to a caller at most; the run folder has them all.
 pub const MAX_LISTED: usize = 500;
@@ -138,6 +139,9 @@ pub struct RunResult {
     /// meanwhile is kept. Left out if there is nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// Commits that were made in the container. Left out if there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commits: Option<Commits>,
     /// What was not sent into the container.
     pub stayed_home: Vec<String>,
     /// New paths that git ignores, which were not applied.
@@ -190,6 +194,7 @@ impl RunResult {
             changes: Vec::new(),
             conflicts: Vec::new(),
             notes: Vec::new(),
+            commits: None,
             stayed_home: Vec::new(),
             ignored_new: Vec::new(),
             denied_hosts: Vec::new(),
@@ -296,6 +301,9 @@ impl RunResult {
             }
             push_rest(&mut text, self.conflicts.len());
         }
+        if let Some(commits) = &self.commits {
+            text.push_str(&format!("\n{}", commits.text()));
+        }
         push_notes(&mut text, &self.notes);
         text
     }
@@ -396,6 +404,9 @@ pub struct ApplyReport {
     /// As in the result of a run, of this call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// As in the result of a run; left out if only some paths were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commits: Option<Commits>,
     /// Whether a list was cut at 500 entries; the run folder has it whole.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub truncated: bool,
@@ -438,6 +449,9 @@ impl ApplyReport {
             text.push_str(line);
         }
         push_rest(&mut text, lines.len());
+        if let Some(commits) = &self.commits {
+            text.push_str(&format!("\n{}", commits.text()));
+        }
         push_notes(&mut text, &self.notes);
         push_paragraph(&mut text, &format!("Run {}", self.run_id));
         text

@@ -33,7 +33,7 @@ use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Sent, Status};
 use super::told::{cancelled, given_up, has_working_dir, join, last_bytes, not_started, with_fate};
 use super::transfer::{collect_changes, keeper_failure, send_workspace};
-use super::{Orchestrator, blocking, changes};
+use super::{Orchestrator, blocking, changes, commits};
 
 /// What a run needs, checked before anything is started.
 struct Prepared {
@@ -222,6 +222,12 @@ impl Job<'_> {
         };
         let proposed = self.call.mode == Mode::Suggest && failure.is_none();
         changes::tell(self.result, &kept, proposed);
+        self.result.notes.extend(kept.repository_made().then(commits::made_there));
+        if apply && kept.failure.is_none() {
+            let home = commits::home(self.orchestrator, &prepared.workspace, &prepared.record);
+            self.result.commits = home.await.or(self.result.commits.take());
+            self.result.timings_ms.apply = Some(milliseconds(began.elapsed()));
+        }
         let fate = match self.result.changes_state {
             ChangesState::None => "Codex had changed nothing",
             _ => "what Codex had changed is held: look at it with codex_run_diff",
@@ -436,6 +442,11 @@ impl Job<'_> {
             collect_changes(keeper, snapshot, record.changes_tar(), limits, limit)
                 .await
                 .map_err(|failure| (JobEnd::TransferFailed, failure))?;
+        if let (true, Some(base)) = (report.git_changed, &snapshot.git_base) {
+            let bytes = self.orchestrator.config.workspace.max_bytes;
+            let limits = commits::Limits { bytes, time: config.transfer_timeout };
+            self.result.commits = commits::take_out(keeper, base, record, limits).await;
+        }
         let took = began.elapsed();
         self.result.timings_ms.collect = Some(milliseconds(took));
         self.orchestrator.pool.took(Phase::Collect, took);

@@ -11,6 +11,7 @@ use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::wire::{CollectReport, CollectRequest};
 use crate::path::RelPath;
+use crate::workspace::git::commits::switch;
 use crate::workspace::lock::{self, LockError};
 use crate::workspace::receive::{ReceiveError, ReceiveLimits, Received, receive};
 use crate::workspace::send::{SendRules, send};
@@ -43,6 +44,7 @@ pub(super) async fn send_workspace(
             let _turn = turn::unless(&over, lock::read, &state_dir, &workspace, lock_timeout)
                 .map_err(locked)?
                 .ok_or_else(cancelled)?;
+            switch::recover(&state_dir, workspace.key);
             let mut bridge = SyncIoBridge::new(put);
             let snapshot = send(&workspace, &rules, &mut bridge).map_err(Failure::from)?;
             Ok::<_, Failure>((snapshot, bridge.into_inner()))

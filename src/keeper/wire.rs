@@ -235,6 +235,10 @@ pub struct CollectReport {
     /// the files that came along as [`IgnoredLimits`] says; those are counted here and in `entries`
     /// and `bytes`, too.
     pub ignored: Vec<IgnoredTotal>,
+    /// Whether HEAD or a reference of the `.git` that was put is not as it was put. `false` if none
+    /// was put.
+    #[serde(default)]
+    pub git_changed: bool,
 }
 
 /// New ignored paths under one top directory.

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use super::{Record, RecordError, list};
 use crate::config::RunsConfig;
 use crate::workspace::change::ChangesState;
+use crate::workspace::git::commits::Commits;
 
 /// How long a record without a result may belong to a run that goes on.
 const MAY_GO_ON: Duration = Duration::from_secs(24 * 3600);
@@ -69,6 +70,7 @@ fn candidate(record: &Record, now: SystemTime) -> Candidate {
         held: match &result {
             Ok(Some(result)) => {
                 matches!(result.changes_state, ChangesState::Held | ChangesState::Partly)
+                    || result.commits.as_ref().is_some_and(Commits::wait)
             }
             Ok(None) => record.changes_json().exists(),
             Err(_) => true,
@@ -167,24 +169,30 @@ mod tests {
             env_vars: Vec::new(),
             model: None,
         };
-        let ids: Vec<String> = [true, false, false, false]
-            .into_iter()
-            .map(|held| {
-                std::thread::sleep(Duration::from_millis(2));
-                let record = Record::create(runs.path(), &request).unwrap();
-                let id = record.id().to_owned();
-                let mut result = RunResult::completed(&id);
-                if held {
-                    result.changes_state = ChangesState::Held;
-                }
-                record.finish(&result, false).unwrap();
-                id
-            })
-            .collect();
+        let commits = serde_json::json!({"state": "held"});
+        let ids: Vec<String> =
+            [(true, false), (false, true), (false, false), (false, false), (false, false)]
+                .into_iter()
+                .map(|(held, commits_held)| {
+                    std::thread::sleep(Duration::from_millis(2));
+                    let record = Record::create(runs.path(), &request).unwrap();
+                    let id = record.id().to_owned();
+                    let mut result = RunResult::completed(&id);
+                    if held {
+                        result.changes_state = ChangesState::Held;
+                    }
+                    if commits_held {
+                        result.commits = Some(serde_json::from_value(commits.clone()).unwrap());
+                    }
+                    record.finish(&result, false).unwrap();
+                    id
+                })
+                .collect();
         let going_on = Record::create(runs.path(), &request).unwrap();
-        assert_eq!(prune(runs.path(), &rules(3, 1000, 1 << 30)).unwrap(), 2);
+        assert_eq!(prune(runs.path(), &rules(4, 1000, 1 << 30)).unwrap(), 2);
         let left: Vec<String> =
             list(runs.path()).unwrap().iter().map(|record| record.id().to_owned()).collect();
-        assert_eq!(left, [going_on.id().to_owned(), ids[3].clone(), ids[0].clone()]);
+        let expected = [going_on.id(), &ids[4], &ids[1], &ids[0]];
+        assert_eq!(left, expected);
     }
 }

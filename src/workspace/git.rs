@@ -36,6 +36,7 @@ use super::{Workspace, beneath};
 use crate::ignored::{Above, Rules};
 
 mod command;
+pub mod commits;
 mod config;
 pub(in crate::workspace) mod index;
 pub mod lfs;

@@ -7,6 +7,7 @@
 
 mod bad_input;
 mod cancel;
+mod commits;
 mod ignored;
 mod interrupted;
 mod kill;

@@ -7,7 +7,9 @@
 //! tar has no kind for it). The `.git` at the top that was put does not come back; any other `.git`
 //! directory that is new comes as itself, without what is in it.
 
-use std::ffi::{CString, OsStr};
+mod git;
+
+use std::ffi::{CStr, CString, OsStr};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -55,6 +57,7 @@ pub(super) fn read(
     reader.tar.finish().doing("send the changes")?;
     let mut report = reader.report;
     report.ignored = reader.ignored.totals();
+    report.git_changed = git::changed(root, manifest, certified_before);
     Ok(report)
 }
 
@@ -142,7 +145,8 @@ impl Reader<'_> {
                 Verdict::Same => false,
                 Verdict::Changed => true,
                 Verdict::Compare => {
-                    let hash = self.hash(level.directory.as_fd(), name, &stat).doing(&doing)?;
+                    let hash = hash_of(level.directory.as_fd(), name, &stat, &mut self.buffer)
+                        .doing(&doing)?;
                     entry.hash.as_deref() != Some(&hash)
                 }
             };
@@ -243,27 +247,6 @@ impl Reader<'_> {
         header.set_link_name_literal(&target[..100])
     }
 
-    fn hash(
-        &mut self,
-        parent: BorrowedFd<'_>,
-        name: &CString,
-        stat: &Stat,
-    ) -> io::Result<[u8; 32]> {
-        if FileType::from_raw_mode(stat.st_mode).is_symlink() {
-            let target = fs::readlinkat(parent, name, Vec::new())?;
-            return Ok(*blake3::hash(target.as_bytes()).as_bytes());
-        }
-        let mut file = open_file(parent, name)?;
-        let mut hash = blake3::Hasher::new();
-        loop {
-            let came = file.read(&mut self.buffer)?;
-            if came == 0 {
-                return Ok(*hash.finalize().as_bytes());
-            }
-            hash.update(&self.buffer[..came]);
-        }
-    }
-
     fn deleted(&mut self) -> Result<(), Refusal> {
         let mut list = Vec::new();
         for index in (0..self.manifest.len()).filter(|index| !self.seen[*index]) {
@@ -319,7 +302,29 @@ impl Reader<'_> {
     }
 }
 
-fn open_file(parent: BorrowedFd<'_>, name: &CString) -> io::Result<std::fs::File> {
+/// The hash of a file's contents or of a link's target, read through `buffer`.
+fn hash_of(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    stat: &Stat,
+    buffer: &mut [u8],
+) -> io::Result<[u8; 32]> {
+    if FileType::from_raw_mode(stat.st_mode).is_symlink() {
+        let target = fs::readlinkat(parent, name, Vec::new())?;
+        return Ok(*blake3::hash(target.as_bytes()).as_bytes());
+    }
+    let mut file = open_file(parent, name)?;
+    let mut hash = blake3::Hasher::new();
+    loop {
+        let came = file.read(buffer)?;
+        if came == 0 {
+            return Ok(*hash.finalize().as_bytes());
+        }
+        hash.update(&buffer[..came]);
+    }
+}
+
+fn open_file(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<std::fs::File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = fs::openat(parent, name, flags, Mode::empty())?;
     if !FileType::from_raw_mode(fs::fstat(&file)?.st_mode).is_file() {

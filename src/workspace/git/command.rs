@@ -5,15 +5,18 @@
 //! variables, under a deadline and with bounded output; and it is never asked for what runs
 //! filters all the same (`status`, `diff`, `add`, `checkout`).
 
-use std::io::{self, Read};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
 
 /// How long one git command may take; the name of the limit in errors is "git's time".
 pub(super) const TIME: Duration = Duration::from_secs(30);
@@ -72,7 +75,7 @@ pub(super) fn git(
     directory: BorrowedFd<'_>,
     arguments: &[&str],
 ) -> Result<Vec<u8>, GitCommandError> {
-    git_below(directory, None, arguments)
+    Git::new(directory).run(arguments)
 }
 
 /// As [`git()`], and git does not look for a repository in the directory `above` or higher.
@@ -85,39 +88,221 @@ pub(super) fn git_below(
     above: Option<&Path>,
     arguments: &[&str],
 ) -> Result<Vec<u8>, GitCommandError> {
-    let mut command = command(directory);
-    if let Some(above) = above {
-        command.env("GIT_CEILING_DIRECTORIES", above);
+    Git::new(directory).below(above).run(arguments)
+}
+
+/// What one git may use, for input that a container made. Over a limit it fails or is killed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Bytes of memory that it writes; the packs that it maps do not count.
+    pub(super) memory: u64,
+    /// Seconds of a processor.
+    pub(super) cpu: u64,
+}
+
+/// One git command with more than arguments.
+#[derive(Clone, Debug)]
+pub(super) struct Git<'a> {
+    directory: BorrowedFd<'a>,
+    environment: Vec<(&'static str, OsString)>,
+    settings: Vec<String>,
+    accepted: &'a [i32],
+    limits: Option<Limits>,
+}
+
+impl<'a> Git<'a> {
+    pub(super) fn new(directory: BorrowedFd<'a>) -> Self {
+        let (environment, settings) = (Vec::new(), Vec::new());
+        Self { directory, environment, settings, accepted: &[0], limits: None }
     }
-    let mut child = command
-        .args(arguments)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(GitCommandError::Start)?;
-    let name = arguments.first().copied().unwrap_or_default().to_owned();
-    let read = read_both(&mut child, Instant::now() + TIME);
-    let (output, errors) = match read {
-        Ok(both) => both,
-        Err(stop) => {
-            end(&mut child);
-            return Err(match stop {
-                Stop::Late => GitCommandError::Late { command: name },
-                Stop::Flood => GitCommandError::Flood { command: name },
-                Stop::Read(error) => GitCommandError::Read(error),
-            });
+
+    /// Git does not look for a repository in the directory `above` or higher.
+    pub(super) fn below(self, above: Option<&Path>) -> Self {
+        match above {
+            Some(above) => self.with("GIT_CEILING_DIRECTORIES", above),
+            None => self,
         }
-    };
-    let status = child.wait().map_err(GitCommandError::Read)?;
-    if status.success() {
-        return Ok(output);
     }
-    let errors = String::from_utf8_lossy(&errors);
-    if errors.contains("dubious ownership") {
-        return Err(GitCommandError::OtherOwner);
+
+    /// Sets a variable of git's environment.
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name, value.into()));
+        self
     }
-    let message = errors.lines().next().unwrap_or("no reason given").to_owned();
-    Err(GitCommandError::Failed { command: name, code: status.code(), message })
+
+    /// Sets a setting, `key=value`.
+    pub(super) fn set(mut self, setting: &str) -> Self {
+        self.settings.push(setting.to_owned());
+        self
+    }
+
+    /// Takes these exit codes for an answer; 0 alone where this is not called.
+    pub(super) fn accept(self, accepted: &'a [i32]) -> Self {
+        Self { accepted, ..self }
+    }
+
+    /// Bounds what it uses.
+    pub(super) fn limit(self, limits: Limits) -> Self {
+        Self { limits: Some(limits), ..self }
+    }
+
+    /// Runs it without input; see [`git()`].
+    pub(super) fn run(&self, arguments: &[&str]) -> Result<Vec<u8>, GitCommandError> {
+        self.run_from(Stdio::null(), arguments)
+    }
+
+    /// Runs it with these bytes as its input; see [`git()`].
+    pub(super) fn run_on(
+        &self,
+        input: &[u8],
+        arguments: &[&str],
+    ) -> Result<Vec<u8>, GitCommandError> {
+        // A file and not a pipe: nobody has to write while git writes.
+        let memory = memfd_create(c"input", MemfdFlags::CLOEXEC)
+            .map_err(|error| GitCommandError::Start(error.into()))?;
+        let mut file = File::from(memory);
+        file.write_all(input).and_then(|()| file.rewind()).map_err(GitCommandError::Start)?;
+        self.run_from(file.into(), arguments)
+    }
+
+    /// Runs it with `input`; see [`git()`].
+    pub(super) fn run_from(
+        &self,
+        input: Stdio,
+        arguments: &[&str],
+    ) -> Result<Vec<u8>, GitCommandError> {
+        let mut child = self.start(input, arguments)?;
+        let name = arguments.first().copied().unwrap_or_default().to_owned();
+        let (output, errors) = match read_both(&mut child, Instant::now() + TIME) {
+            Ok(both) => both,
+            Err(stop) => {
+                end(&mut child);
+                return Err(stop.error(name));
+            }
+        };
+        let status = child.wait().map_err(GitCommandError::Read)?;
+        if status.code().is_some_and(|code| self.accepted.contains(&code)) {
+            return Ok(output);
+        }
+        let errors = String::from_utf8_lossy(&errors);
+        if errors.contains("dubious ownership") {
+            return Err(GitCommandError::OtherOwner);
+        }
+        let message = errors.lines().next().unwrap_or("no reason given").to_owned();
+        Err(GitCommandError::Failed { command: name, code: status.code(), message })
+    }
+
+    /// Starts a command that is spoken with.
+    pub(super) fn talk(&self, arguments: &[&str]) -> Result<Talk, GitCommandError> {
+        let mut child = self.start(Stdio::piped(), arguments)?;
+        let name = arguments.first().copied().unwrap_or_default().to_owned();
+        let input = child.stdin.take();
+        Ok(Talk { child, input, name, deadline: Instant::now() + TIME })
+    }
+
+    fn start(&self, input: Stdio, arguments: &[&str]) -> Result<Child, GitCommandError> {
+        let mut command = command(self.directory);
+        for setting in &self.settings {
+            command.args(["-c", setting]);
+        }
+        let child = command
+            .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(input)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(GitCommandError::Start)?;
+        if let Some(limits) = self.limits {
+            bound(&child, limits);
+        }
+        Ok(child)
+    }
+}
+
+/// Bounds a program that runs already; it cannot have used much yet.
+fn bound(child: &Child, limits: Limits) {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    for (resource, most) in [(Resource::Data, limits.memory), (Resource::Cpu, limits.cpu)] {
+        // It fails where it has ended, and then there is nothing to bound.
+        let _ = prlimit(pid, resource, Rlimit { current: Some(most), maximum: Some(most) });
+    }
+}
+
+/// A git that answers each line it is told. Dropped before [`Talk::close`], it sees the end of its
+/// input and gives up what it has not committed.
+#[derive(Debug)]
+pub(super) struct Talk {
+    child: Child,
+    input: Option<ChildStdin>,
+    name: String,
+    deadline: Instant,
+}
+
+impl Talk {
+    /// Says something, and waits for exactly this answer.
+    pub(super) fn ask(&mut self, words: &[u8], answer: &str) -> Result<(), GitCommandError> {
+        let said = self.input.as_mut().map(|input| input.write_all(words));
+        let mut heard = Vec::new();
+        while heard.len() < answer.len() {
+            match self.hear() {
+                Ok(Some(byte)) => heard.push(byte),
+                Ok(None) => break,
+                Err(stop) => return Err(stop.error(self.name.clone())),
+            }
+        }
+        match said {
+            Some(Ok(())) if heard == answer.as_bytes() => Ok(()),
+            _ => Err(self.failed()),
+        }
+    }
+
+    /// Ends its input, and waits until it has ended.
+    pub(super) fn close(mut self) -> Result<(), GitCommandError> {
+        drop(self.input.take());
+        match self.child.wait() {
+            Ok(status) if status.success() => Ok(()),
+            _ => Err(self.failed()),
+        }
+    }
+
+    /// One byte of its output; `None` at its end.
+    fn hear(&mut self) -> Result<Option<u8>, Stop> {
+        let Some(output) = self.child.stdout.as_mut() else { return Ok(None) };
+        let left = self.deadline.checked_duration_since(Instant::now()).ok_or(Stop::Late)?;
+        let left = Timespec::try_from(left).map_err(|_| Stop::Late)?;
+        let ready = {
+            let mut fds = [PollFd::new(output, PollFlags::IN)];
+            rustix::io::retry_on_intr(|| poll(&mut fds, Some(&left)))
+        };
+        if ready.map_err(|error| Stop::Read(error.into()))? == 0 {
+            return Err(Stop::Late);
+        }
+        let mut byte = [0];
+        Ok((output.read(&mut byte).map_err(Stop::Read)? == 1).then_some(byte[0]))
+    }
+
+    /// Why it did not answer as it should.
+    fn failed(&mut self) -> GitCommandError {
+        drop(self.input.take());
+        let errors = read_both(&mut self.child, self.deadline).map(|(_, errors)| errors);
+        let errors = errors.unwrap_or_default();
+        let errors = String::from_utf8_lossy(&errors);
+        let message = errors.lines().next().unwrap_or("no reason given").to_owned();
+        GitCommandError::Failed { command: self.name.clone(), code: None, message }
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        drop(self.input.take());
+        // It gives up by itself at the end of its input; one that does not is ended.
+        if read_both(&mut self.child, self.deadline).is_err() {
+            end(&mut self.child);
+        }
+        let _ = self.child.wait();
+    }
 }
 
 /// Git with what every use of it here has.
@@ -138,7 +323,6 @@ fn command(directory: BorrowedFd<'_>) -> Command {
         .env("GIT_ALLOW_PROTOCOL", "file")
         .env("GIT_NO_LAZY_FETCH", "1")
         .env("LC_ALL", "C")
-        .stdin(Stdio::null())
         .process_group(0);
     command
 }
@@ -165,6 +349,16 @@ enum Stop {
     Late,
     Flood,
     Read(io::Error),
+}
+
+impl Stop {
+    fn error(self, command: String) -> GitCommandError {
+        match self {
+            Self::Late => GitCommandError::Late { command },
+            Self::Flood => GitCommandError::Flood { command },
+            Self::Read(error) => GitCommandError::Read(error),
+        }
+    }
 }
 
 /// Reads both outputs to their ends.
@@ -231,8 +425,6 @@ fn end(child: &mut Child) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
 
     #[test]

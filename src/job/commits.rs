@@ -1,0 +1,182 @@
+//! Commits that a run made: out of its container into the run's folder, and home from there.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::codex::command::ENVIRONMENT;
+use crate::keeper::client::{Keeper, ProgramEvent};
+use crate::keeper::wire::{SpawnRequest, WORKSPACE};
+use crate::record::Record;
+use crate::workspace::apply::Parts;
+use crate::workspace::git::GitBase;
+use crate::workspace::git::commits::{
+    Base, Commits, LIST, Listing, PACK, Tips, bring_home, write_header,
+};
+use crate::workspace::{Workspace, lock};
+
+use super::{Orchestrator, blocking};
+
+/// Bytes of the listing at most.
+const LIST_BYTES: u64 = 16 << 20;
+
+/// Bytes of errors of a git that are kept.
+const ERROR_BYTES: usize = 300;
+
+/// How much may come, and how long it may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// `workspace.max_bytes`.
+    pub(super) bytes: u64,
+    /// `run.transfer_timeout`.
+    pub(super) time: Duration,
+}
+
+/// Writes the commits of a run into its folder. The tree must be at rest, and is so afterwards. An
+/// error of any kind costs the commits alone, and is told in what it gives; `None` if there is
+/// nothing that could come.
+///
+/// # Cancel safety
+///
+/// Dropped midway it leaves nothing in the folder, and a git that the next `end` kills.
+pub(super) async fn take_out(
+    keeper: &Keeper,
+    base: &GitBase,
+    record: &Record,
+    limits: Limits,
+) -> Option<Commits> {
+    let base = Base::of(base)?;
+    let taking = fetch(keeper, &base, record, limits);
+    let taken = tokio::time::timeout(limits.time, taking).await.unwrap_or_else(|_| {
+        Err(format!("they took longer than {} s (run.transfer_timeout)", limits.time.as_secs_f32()))
+    });
+    // Whatever it was that ran there, nothing of it may be left.
+    if let Err(error) = keeper.end().await {
+        tracing::warn!(%error, "the processes that told of commits may be left");
+    }
+    taken.unwrap_or_else(|reason| Some(Commits::left(reason)))
+}
+
+async fn fetch(
+    keeper: &Keeper,
+    base: &Base,
+    record: &Record,
+    limits: Limits,
+) -> Result<Option<Commits>, String> {
+    let mut text = Vec::new();
+    let list = ["sh", "-c", LIST];
+    run(keeper, &list, base.exclusions(), &mut text, (LIST_BYTES, "16 MiB of names")).await?;
+    let Some(listing) = Listing::parse(&text, base.digits()) else {
+        return Err("git in the container told of its references what cannot be read".to_owned());
+    };
+    let Some(mut tips) = Tips::new(base, &listing) else { return Ok(None) };
+    let written = |error: io::Error| format!("the run's folder cannot be written ({error})");
+    let path = record.commits_bundle();
+    let bundle =
+        File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(written)?;
+    let unfinished = Unfinished(Some(path));
+    let mut bundle = BufWriter::new(bundle);
+    let pack_at = write_header(&tips, &listing, &mut bundle).map_err(written)?;
+    let revisions = tips.wanted() + &base.exclusions();
+    let most = (limits.bytes, "the limit of workspace.max_bytes");
+    run(keeper, &PACK, revisions, &mut bundle, most).await?;
+    bundle.flush().map_err(written)?;
+    tips.save(record.folder(), pack_at).map_err(|error| error.to_string())?;
+    unfinished.keep();
+    Ok(Some(tips.told(record.id())))
+}
+
+/// A bundle that is removed unless it is kept.
+struct Unfinished(Option<PathBuf>);
+
+impl Unfinished {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take()
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(%error, "a bundle that is no use was left in the run's folder");
+        }
+    }
+}
+
+/// Runs a program of the container, with at most so much output.
+async fn run(
+    keeper: &Keeper,
+    argv: &[&str],
+    stdin: String,
+    out: &mut (impl Write + Send),
+    (most, limit): (u64, &str),
+) -> Result<(), String> {
+    let set = [("LC_ALL", "C"), ("GIT_TERMINAL_PROMPT", "0"), ("GIT_NO_LAZY_FETCH", "1")];
+    let env = ENVIRONMENT.iter().chain(&set);
+    let nonce = uuid::Uuid::new_v4().to_string();
+    let request = SpawnRequest {
+        argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+        env: env.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        cwd: WORKSPACE.to_owned(),
+        stdin,
+        nonce,
+    };
+    let lost = |error| format!("the container was lost meanwhile ({error})");
+    let mut program = keeper.spawn(request).await.map_err(lost)?;
+    let (mut bytes, mut errors) = (0, Vec::new());
+    loop {
+        match program.next().await.map_err(lost)? {
+            ProgramEvent::Stdout(chunk) => {
+                bytes += chunk.len() as u64;
+                if bytes > most {
+                    return Err(format!("they are larger than {limit}"));
+                }
+                out.write_all(&chunk)
+                    .map_err(|error| format!("the run's folder cannot be written ({error})"))?;
+            }
+            ProgramEvent::Stderr(chunk) => {
+                let room = ERROR_BYTES.saturating_sub(errors.len());
+                errors.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            }
+            ProgramEvent::Exited(report) if report.code == Some(0) => return Ok(()),
+            ProgramEvent::Exited(_) => {
+                let errors = String::from_utf8_lossy(&errors);
+                let said: String =
+                    errors.lines().next().unwrap_or_default().escape_debug().collect();
+                return Err(format!("git in the container failed ({said})"));
+            }
+        }
+    }
+}
+
+/// What is said of a repository that was made in the container.
+pub(super) fn made_there() -> String {
+    "a repository was made in the container, where there was none; commits in it did not come"
+        .to_owned()
+}
+
+/// Takes the commits of a run into the workspace's repository, once its changes are applied;
+/// `None` if there are none.
+pub(super) async fn home(
+    orchestrator: &Orchestrator,
+    workspace: &Workspace,
+    record: &Record,
+) -> Option<Commits> {
+    if !record.commits_bundle().exists() {
+        return None;
+    }
+    let (run, folder) = (record.id().to_owned(), record.folder().to_owned());
+    let (workspace, state) = (workspace.clone(), orchestrator.places.state.clone());
+    let lock_timeout = orchestrator.config.workspace.lock_timeout;
+    let brought = blocking(move || {
+        let _turn =
+            lock::write(&state, &workspace, lock_timeout).map_err(super::changes::locked)?;
+        let parts = Parts { run: &run, folder: &folder, state: &state };
+        Ok::<_, crate::failure::Failure>(bring_home(&workspace, &parts))
+    });
+    brought.await.unwrap_or_else(|failure| Some(Commits::left(failure.sentence)))
+}
