@@ -146,6 +146,39 @@ pub struct Parts<'a> {
     pub state: &'a Path,
 }
 
+/// Which way a transaction goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Direction {
+    /// The changes go into the workspace. What succeeds becomes `applied`, with its pre-image.
+    Apply,
+    /// They go out of it again. What succeeds becomes `held`, with the reason [`UNDONE`]; what does
+    /// not stays `applied`, with the reason why.
+    Undo,
+}
+
+/// The reason of a change that was undone.
+pub(crate) const UNDONE: &str = "undone";
+
+/// What one transaction shall do.
+#[derive(Debug)]
+pub(crate) struct Order<'a> {
+    /// Which way.
+    pub(crate) direction: Direction,
+    /// Every path with what the host must have there (`base`) and what it gets (`new`, whose
+    /// `offset` is in `archive`). To undo, these are the other way round than in the change set,
+    /// and `before` has the owner, mode, time and attributes that `new` gets back. States, reasons
+    /// and holds are not looked at.
+    pub(crate) wanted: Vec<Change>,
+    /// The tar file that has the new bytes: `changes.tar` to apply, `before.tar` to undo.
+    pub(crate) archive: &'a Path,
+    /// What becomes of the rest if some paths are refused.
+    pub(crate) on_conflict: OnConflict,
+    /// The run, its folder and the state directory. What is displaced goes into the folder's
+    /// `before.tar` when applying; to undo it is in `changes.tar` already.
+    pub(crate) parts: Parts<'a>,
+}
+
 /// Applies every change of the part `only` (empty: all) that is [waiting](Change::is_waiting),
 /// sets the states and reasons in `changes`, and saves it as `changes.json`. Blocks; the caller has
 /// the workspace's [turn to write](super::lock::write).
@@ -161,7 +194,8 @@ pub fn apply(
     on_conflict: OnConflict,
     parts: &Parts<'_>,
 ) -> Result<Applied, ApplyError> {
-    let _ = (on_conflict, parts.state);
+    let _ = (on_conflict, parts.state, UNDONE, Direction::Undo);
+    let _ = Direction::Apply;
     let mut chosen =
         if only.is_empty() { std::mem::take(changes) } else { changes.split_off(only) };
     let archive = parts.folder.join("changes.tar");
@@ -175,6 +209,11 @@ pub fn apply(
     })?;
     applied
 }
+
+// The heart of both directions, which `workspace::undo` calls too:
+// pub(crate) fn transact(workspace: &Workspace, set: &mut ChangeSet, order: Order<'_>) -> Result<Applied, ApplyError>
+// `set` is the whole change set as it is saved; `transact` sets its states, reasons, bases and
+// pre-images for the paths of `order.wanted`, by `order.direction`, and saves it as changes.json.
 
 pub(super) fn apply_at(
     workspace: &Workspace,
