@@ -15,6 +15,7 @@
 
 pub mod call;
 mod changes;
+pub mod ended;
 pub mod progress;
 pub mod result;
 mod run;

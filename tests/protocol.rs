@@ -10,9 +10,9 @@ use futures::future::BoxFuture;
 use mcp_codex_orchestrator::config::RunConfig;
 use mcp_codex_orchestrator::failure::{ErrorKind, Failure};
 use mcp_codex_orchestrator::job::Jobs;
-use mcp_codex_orchestrator::job::call::{ApplyCall, DiffCall, RunCall};
+use mcp_codex_orchestrator::job::call::{ApplyCall, DiffCall, RunCall, UndoCall};
 use mcp_codex_orchestrator::job::progress::ProgressSender;
-use mcp_codex_orchestrator::job::result::{ApplyReport, DiffPage, RunResult};
+use mcp_codex_orchestrator::job::result::{ApplyReport, DiffPage, RunResult, UndoReport};
 use mcp_codex_orchestrator::pool::status::PoolStatus;
 use mcp_codex_orchestrator::server;
 use mcp_codex_orchestrator::workspace::change::ChangesState;
@@ -92,6 +92,10 @@ impl Jobs for Script {
     }
 
     fn apply(&self, _call: ApplyCall) -> BoxFuture<'_, Result<ApplyReport, Failure>> {
+        async move { panic!("as asked") }.boxed()
+    }
+
+    fn undo(&self, _call: UndoCall) -> BoxFuture<'_, Result<UndoReport, Failure>> {
         async move { panic!("as asked") }.boxed()
     }
 
