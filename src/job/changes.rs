@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
 use crate::record::Record;
-use crate::workspace::apply::{Applied, OnConflict, Parts, apply};
+use crate::workspace::apply::{Applied, Kept, OnConflict, Parts, apply};
 use crate::workspace::change::{Change, ChangeKind, ChangeSet, ChangeState};
 use crate::workspace::lock::{self, LockError, WorkspaceLock};
 use crate::workspace::{Workspace, diff};
@@ -83,7 +83,7 @@ pub(super) fn tell(result: &mut RunResult, outcome: &Outcome, proposed: bool) {
         result.files_changed.extend(proposed.map(|change| change.path.to_string()));
         result.files_changed.sort();
     }
-    result.notes = notes(&outcome.applied);
+    result.notes = notes(&outcome.applied.notes, &outcome.applied.kept);
 }
 
 /// Puts the changes as they are now into a result.
@@ -230,15 +230,15 @@ fn did(kind: ChangeKind) -> &'static str {
 }
 
 /// What the user must know of an apply besides the paths.
-fn notes(applied: &Applied) -> Vec<String> {
-    let kept = applied.kept.iter().map(|kept| {
+fn notes(notes: &[String], kept: &[Kept]) -> Vec<String> {
+    let kept = kept.iter().map(|kept| {
         format!(
             "what was saved at {} while the changes were applied is in {}",
             kept.path,
             kept.file.display()
         )
     });
-    applied.notes.iter().cloned().chain(kept).collect()
+    notes.iter().cloned().chain(kept).collect()
 }
 
 /// Every change as a result has it. New files that git ignores are no part of it until somebody
@@ -274,3 +274,6 @@ fn not_read(error: &io::Error) -> Failure {
         format!("the run's folder cannot be read ({error}); was it changed by hand?"),
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -319,7 +319,7 @@ fn conflicts_text(conflicts: &[ResultConflict], run_id: &str) -> String {
     if conflicts.is_empty() {
         return String::new();
     }
-    let mut text = "In conflict with changes made meanwhile:".to_owned();
+    let mut text = "Could not be applied:".to_owned();
     push_paths(&mut text, conflicts.iter().map(|c| format!("{} ({})", c.path, c.reason)));
     text.push_str(&format!(
         "\nBoth versions are safe: the workspace has yours, the run folder Codex's. Next: \

@@ -13,7 +13,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -132,11 +132,9 @@ impl Merger<'_> {
             return Ok(Err("it is larger than 4 MiB"));
         }
         let Some(hash) = base.hash else { return Ok(Err("nobody knows what was sent")) };
-        let mut ours = Vec::new();
-        match self.host.look(&change.path, &mut ours) {
-            Ok(HostNow::Node(again)) if again == *now => {}
-            _ => return Ok(Err("it is being changed right now")),
-        }
+        let Some(ours) = self.read_host(&change.path, now) else {
+            return Ok(Err("it is being changed right now"));
+        };
         let theirs = self.read(new)?;
         let root = self.workspace.root.as_fd();
         let Some(base_bytes) = base_of(root, &change.path, hash, base.size) else {
@@ -167,6 +165,13 @@ impl Merger<'_> {
         change.bytes = merged.size;
         let was = (change.base.replace(now.clone()), change.new.replace(merged));
         Ok(Ok(Merged { path: change.path.clone(), conflicts, was }))
+    }
+
+    /// What the host has, if that is still what was seen.
+    fn read_host(&self, path: &RelPath, now: &BaseNode) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        self.host.open(path).ok()?.take(MAX_MERGED + 1).read_to_end(&mut bytes).ok()?;
+        (Some(ContentHash(*blake3::hash(&bytes).as_bytes())) == now.hash).then_some(bytes)
     }
 
     fn read(&self, new: &NewNode) -> io::Result<Vec<u8>> {

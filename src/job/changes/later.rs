@@ -67,7 +67,7 @@ pub(in crate::job) async fn apply_held(
     blocking(move || apply_now(&places, &roots, setting, call)).await
 }
 
-fn apply_now(
+pub(super) fn apply_now(
     places: &Places,
     roots: &Roots,
     setting: OnConflict,
@@ -125,7 +125,7 @@ fn apply_now(
         .filter(|merged| files_changed.contains(&merged.path))
         .map(|merged| ResultMerge { path: merged.path.to_string(), conflicts: merged.conflicts })
         .collect();
-    let notes = notes(&applied);
+    let notes = notes(&applied.notes, &applied.kept);
     let shown = super::shown_all(&set);
     // Read again: another call may have changed it before this one had its turn.
     if let Some(mut result) = record.result()? {

@@ -4,10 +4,11 @@ use crate::failure::{ErrorKind, Failure};
 use crate::job::call::UndoCall;
 use crate::job::ended::{Ended, ended};
 use crate::job::result::{MAX_LISTED, ResultConflict, UndoReport};
-use crate::job::{LOCK_TIMEOUT, Orchestrator, blocking};
+use crate::job::{LOCK_TIMEOUT, Orchestrator, Places, blocking};
 use crate::workspace::apply::Parts;
 use crate::workspace::change::{ChangeSet, ChangeState, ChangesState};
 use crate::workspace::lock::{self, LockError};
+use crate::workspace::root::Roots;
 use crate::workspace::undo;
 
 use super::{Files, chosen, notes, parse_paths};
@@ -20,43 +21,46 @@ pub(in crate::job) async fn undo(
 ) -> Result<UndoReport, Failure> {
     let places = orchestrator.places.clone();
     let roots = orchestrator.roots.clone();
-    blocking(move || {
-        let Ended { record, .. } = ended(&places, &roots, &call.run_id)?;
-        let _stays = record.share()?;
-        let files = Files::of(&record);
-        let workspace = roots.resolve(record.request()?.workspace.to_str(), None)?;
-        // Held before reading, so that two calls for one run do not both take it back.
-        let _turn = lock::write(&places.state, &workspace, LOCK_TIMEOUT).map_err(locked)?;
-        let mut set = files.load()?;
-        let wanted = parse_paths(&call.paths)?;
-        check_applied(&set, &wanted)?;
-        let parts = Parts { run: &call.run_id, folder: record.folder(), state: &places.state };
-        let undone = undo::undo(&workspace, &mut set, &wanted, &parts)?;
-        let notes = notes(&undone.applied);
-        if let Some(mut result) = record.result()? {
-            super::tell_state(&mut result, &set);
-            result.notes.extend(notes.iter().cloned());
-            result.notes.truncate(MAX_LISTED);
-            record.replace_result(&result)?;
-        }
-        let refused = undone.applied.conflicts.iter().map(|conflict| ResultConflict {
-            path: conflict.path.to_string(),
-            reason: conflict.reason.clone(),
-        });
-        Ok::<_, Failure>(
-            UndoReport {
-                run_id: call.run_id,
-                changes_state: set.state(),
-                files_changed: undone.paths.iter().map(ToString::to_string).collect(),
-                refused: refused.collect(),
-                changes: super::shown_all(&set),
-                notes,
-                truncated: false,
-            }
-            .cut(),
-        )
-    })
-    .await
+    blocking(move || undo_now(&places, &roots, call)).await
+}
+
+pub(super) fn undo_now(
+    places: &Places,
+    roots: &Roots,
+    call: UndoCall,
+) -> Result<UndoReport, Failure> {
+    let Ended { record, .. } = ended(places, roots, &call.run_id)?;
+    let _stays = record.share()?;
+    let files = Files::of(&record);
+    let workspace = roots.resolve(record.request()?.workspace.to_str(), None)?;
+    // Held before reading, so that two calls for one run do not both take it back.
+    let _turn = lock::write(&places.state, &workspace, LOCK_TIMEOUT).map_err(locked)?;
+    let mut set = files.load()?;
+    let wanted = parse_paths(&call.paths)?;
+    check_applied(&set, &wanted)?;
+    let parts = Parts { run: &call.run_id, folder: record.folder(), state: &places.state };
+    let undone = undo::undo(&workspace, &mut set, &wanted, &parts)?;
+    let notes = notes(&undone.notes, &undone.kept);
+    if let Some(mut result) = record.result()? {
+        super::tell_state(&mut result, &set);
+        result.notes.extend(notes.iter().cloned());
+        result.notes.truncate(MAX_LISTED);
+        record.replace_result(&result)?;
+    }
+    let refused = undone.refused.iter().map(|conflict| ResultConflict {
+        path: conflict.path.to_string(),
+        reason: conflict.reason.clone(),
+    });
+    Ok(UndoReport {
+        run_id: call.run_id,
+        changes_state: set.state(),
+        files_changed: undone.paths.iter().map(ToString::to_string).collect(),
+        refused: refused.collect(),
+        changes: super::shown_all(&set),
+        notes,
+        truncated: false,
+    }
+    .cut())
 }
 
 /// Refuses paths that the run did not change, and those of which nothing is applied.

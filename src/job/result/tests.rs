@@ -121,7 +121,7 @@ fn text_of_an_apply_tells_merges_apart() {
         "Applied to the workspace:\n  a\n  b (merged with your changes, no conflict)\n  c (merged",
         "2 conflicts are marked in it",
         "settle them by hand",
-        "In conflict with changes made meanwhile:\n  d (",
+        "Could not be applied:\n  d (",
     ] {
         assert!(text.contains(part), "{text}");
     }
