@@ -90,7 +90,7 @@ pub fn merge(
             && (only.is_empty() || only.iter().any(|path| change.path.is_within(path)))
     }) {
         // What cannot be looked at is for the apply to tell.
-        let Ok(now) = merger.host.look(&change.path, &mut io::sink()) else { continue };
+        let Ok(now) = merger.host.look(&change.path) else { continue };
         let decision = decide(change.base.as_ref(), change.new.as_ref(), &now);
         if !matches!(decision, Decision::Conflict(_)) {
             continue;

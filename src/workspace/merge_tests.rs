@@ -52,8 +52,7 @@ fn changes_of_different_lines_are_merged_without_a_marker() {
     assert_eq!((&merges.merged[0].path, merges.merged[0].conflicts), (&path("a"), 0));
     assert_eq!(merged_text(&set, &archive, "a"), "1\ntwo\nthree\nfour\n5\n");
     let change = &set.changes[0];
-    let HostNow::Node(now) = Host::of(&place.workspace).look(&path("a"), &mut io::sink()).unwrap()
-    else {
+    let HostNow::Node(now) = Host::of(&place.workspace).look(&path("a")).unwrap() else {
         panic!("gone");
     };
     assert_eq!(
