@@ -222,6 +222,14 @@ impl Record {
         self.folder.join("kept")
     }
 
+    /// Whether what became of the changes was written after the result, so that the result says
+    /// less: whoever applied or undid them was killed in between.
+    pub fn has_later_changes(&self) -> bool {
+        let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+        let (changes, result) = (time(&self.changes_json()), time(&self.result_json()));
+        changes.is_some_and(|changes| result.is_none_or(|result| changes > result))
+    }
+
     /// Keeps the record from being removed until what is returned is dropped.
     ///
     /// # Errors

@@ -129,7 +129,7 @@ fn candidate(record: &Record, state: &Path, now: SystemTime) -> Candidate {
     let held = match &result {
         Ok(Some(result)) => {
             matches!(result.changes_state, ChangesState::Held | ChangesState::Partly)
-                || changed_since(&record.changes_json(), &record.result_json())
+                || record.has_later_changes()
         }
         Ok(None) => record.changes_json().exists(),
         // What cannot be read is not known to be settled.
@@ -150,12 +150,6 @@ fn candidate(record: &Record, state: &Path, now: SystemTime) -> Candidate {
         held,
         before: size(&record.before_tar()) > EMPTY_ARCHIVE || record.kept().exists(),
     }
-}
-
-/// Whether the states of the changes were written after the result: then the result says less.
-fn changed_since(changes: &Path, result: &Path) -> bool {
-    let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
-    time(changes).is_some_and(|changes| time(result).is_none_or(|result| changes > result))
 }
 
 /// What may go from a record that stays.

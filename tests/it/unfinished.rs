@@ -53,6 +53,7 @@ async fn a_run_goes_on_as_long_as_its_server_lives_and_then_has_a_result() {
     let refused = server.call("codex_run_undo", json!({"run_id": run_id})).await;
     assert_eq!(refused["error_kind"], "invalid_argument", "{refused}");
     assert_eq!(tree(&server.workspace), before);
+    server.ready().await;
     server.stop().await;
 }
 
@@ -89,5 +90,6 @@ async fn what_a_killed_server_had_collected_is_applied_and_taken_back_later() {
     let undone = server.call("codex_run_undo", json!({"run_id": run_id})).await;
     assert_eq!(undone["changes_state"], "held", "{undone}");
     assert_eq!(tree(&server.workspace), before);
+    server.ready().await;
     server.stop().await;
 }

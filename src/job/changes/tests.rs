@@ -205,3 +205,21 @@ fn conflicts_say_what_both_sides_did() {
     assert!(reason.ends_with("not merged: one side has no file there"), "{reason}");
     assert_eq!(fs::read(desk.at("a")).unwrap(), b"mine");
 }
+
+#[test]
+fn a_result_that_was_written_before_an_apply_was_killed_is_brought_up_to_date() {
+    let desk = Desk::finished(vec![added("a", None), added("b", None)]);
+    let before = fs::read(desk.record().result_json()).unwrap();
+    desk.apply(&["a"], Conflicts::HoldAll).unwrap();
+    // As if the kill came between changes.json and result.json.
+    let record = desk.record();
+    fs::write(record.result_json(), before).unwrap();
+    let past = std::time::SystemTime::now() - Duration::from_secs(60);
+    let file = File::options().write(true).open(record.result_json()).unwrap();
+    file.set_modified(past).unwrap();
+    assert_eq!(record.result().unwrap().unwrap().changes_state, ChangesState::Held);
+    let found = ended(&desk.places, &desk.roots, &desk.run_id).unwrap();
+    assert_eq!(found.result.changes_state, ChangesState::Partly);
+    assert_eq!(found.result.files_changed, ["a"]);
+    assert!(found.result.success && !record.has_later_changes());
+}

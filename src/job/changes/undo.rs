@@ -5,7 +5,7 @@ use crate::job::call::UndoCall;
 use crate::job::ended::{Ended, ended};
 use crate::job::result::{MAX_LISTED, ResultConflict, UndoReport};
 use crate::job::{LOCK_TIMEOUT, Orchestrator, Places, blocking};
-use crate::workspace::apply::Parts;
+use crate::workspace::apply::{ApplyError, Parts};
 use crate::workspace::change::{ChangeSet, ChangeState, ChangesState};
 use crate::workspace::lock::{self, LockError};
 use crate::workspace::root::Roots;
@@ -39,7 +39,7 @@ pub(super) fn undo_now(
     let wanted = parse_paths(&call.paths)?;
     check_applied(&set, &wanted)?;
     let parts = Parts { run: &call.run_id, folder: record.folder(), state: &places.state };
-    let undone = undo::undo(&workspace, &mut set, &wanted, &parts)?;
+    let undone = undo::undo(&workspace, &mut set, &wanted, &parts).map_err(failed)?;
     let notes = notes(&undone.notes, &undone.kept);
     if let Some(mut result) = record.result()? {
         super::tell_state(&mut result, &set);
@@ -80,6 +80,13 @@ fn check_applied(set: &ChangeSet, wanted: &[crate::path::RelPath]) -> Result<(),
         ),
     };
     Err(Failure::new(ErrorKind::InvalidArgument, sentence))
+}
+
+fn failed(error: ApplyError) -> Failure {
+    Failure::new(
+        ErrorKind::ApplyFailed,
+        format!("the changes could not be taken back, {error}; mend this and call again"),
+    )
 }
 
 fn locked(error: LockError) -> Failure {
