@@ -83,7 +83,7 @@ pub(super) fn tell(result: &mut RunResult, outcome: &Outcome, proposed: bool) {
         result.files_changed.extend(proposed.map(|change| change.path.to_string()));
         result.files_changed.sort();
     }
-    result.notes = notes(&outcome.applied.notes, &outcome.applied.kept);
+    result.notes.extend(notes(&outcome.applied.notes, &outcome.applied.kept));
 }
 
 /// Puts the changes as they are now into a result.

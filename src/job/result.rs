@@ -51,12 +51,13 @@ pub struct ResultChange {
     pub reason: Option<String>,
 }
 
-/// A path that the user changed while Codex worked on it.
+/// A path that could not be written: the user changed it while Codex worked on it, or the host
+/// refuses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ResultConflict {
     /// Relative to the workspace; quoted as git quotes names if it is no plain text.
     pub path: String,
-    /// What is in the way.
+    /// What both sides did, or what the host refuses and why.
     pub reason: String,
 }
 
@@ -138,7 +139,7 @@ pub struct RunResult {
     pub changes_state: ChangesState,
     /// Every change.
     pub changes: Vec<ResultChange>,
-    /// Paths that the user changed meanwhile.
+    /// Paths that could not be applied: the user changed them meanwhile, or the host refuses.
     pub conflicts: Vec<ResultConflict>,
     /// What else to know of how the changes were applied, such as where something that was saved
     /// meanwhile is kept. Left out if there is nothing.

@@ -31,8 +31,8 @@ pub struct ApplyReport {
     pub merged: Vec<ResultMerge>,
     /// Every change of the run.
     pub changes: Vec<ResultChange>,
-    /// Paths in conflict, which stay as they are. With on_conflict "hold_all" nothing was applied
-    /// if there is one.
+    /// Paths that could not be applied and stay as they are. With on_conflict "hold_all" nothing
+    /// was applied if there is one.
     pub conflicts: Vec<ResultConflict>,
     /// As in the result of a run, of this call.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
