@@ -111,7 +111,7 @@ fn only_text_with_a_base_that_git_has_is_merged() {
     ]);
     let (place, mut set, archive) = run(&from, &to);
     // Sent as it was on the disk, which is not what git has.
-    let sent = tree([("uncommitted", file("x, edited\n"))]);
+    let sent = tree([("uncommitted", file("q\n"))]);
     let base = crate::workspace::fixture::snapshot(&sent);
     let uncommitted =
         set.changes.iter_mut().find(|change| change.path == path("uncommitted")).unwrap();
