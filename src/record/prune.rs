@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  within runs.keep, runs.max_bytes and runs.keep_for ─────────────────────> stays
-//!  over ── may go on, or is in use ────────────────────────────────────────> stays
+//!  over ── may go on, is in use, or waits to be recovered ─────────────────> stays
 //!       ── younger than keep_for, with changes that are held, or with what
 //!          the workspace had before (for an undo) ─────────────────────────> slim: its logs go
 //!       ── else ───────────────────────────────────────────────────────────> goes
@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use super::{Record, RecordError, list};
 use crate::config::RunsConfig;
 use crate::pool::owner::{self, Alive};
+use crate::workspace::apply::recover;
 use crate::workspace::change::ChangesState;
 
 /// How long a record without a result may belong to a run that goes on, if nobody can tell.
@@ -92,13 +93,21 @@ pub fn prune(runs: &Path, state: &Path, rules: &RunsConfig) -> Result<Pruned, Re
             continue;
         }
         // Whoever applies or undoes it now has it, and what was seen is seen once more: it may
-        // have been settled in between.
+        // have been settled in between. Who was killed at it needs it to recover.
         let Some(_whole) = record.claim() else { continue };
         let seen_again = candidate(record, state, now);
         if (seen_again.held, seen_again.before) != (seen.held, seen.before) {
             continue;
         }
         let id = record.id().to_owned();
+        match recover::pending_runs(state) {
+            Ok(pending) if !pending.contains(&id) => {}
+            Ok(_) => continue,
+            Err(error) => {
+                tracing::warn!(%error, "nothing is pruned");
+                break;
+            }
+        }
         let done = match fate {
             Fate::Goes => {
                 let gone = fs::remove_dir_all(record.folder());

@@ -170,3 +170,23 @@ fn what_somebody_applies_or_takes_back_right_now_stays() {
     drop(used);
     assert_eq!(prune(runs, runs, &rules(0, 0, 0)).unwrap().removed, [id]);
 }
+
+#[test]
+fn what_a_killed_apply_needs_to_recover_stays() {
+    let runs = tempfile::tempdir().unwrap();
+    let (runs, state) = (runs.path(), tempfile::tempdir().unwrap());
+    let id = ended(runs, ChangesState::Applied);
+    let journal = state.path().join("applies/1-2.json");
+    fs::create_dir(journal.parent().unwrap()).unwrap();
+    let plan = serde_json::json!({
+        "version": 1, "workspace": "/w", "key": {"dev": 1, "ino": 2}, "run": id,
+        "folder": runs.join(&id), "direction": "undo", "ops": [],
+    });
+    fs::write(&journal, format!("{plan}\n")).unwrap();
+    assert!(prune(runs, state.path(), &rules(0, 0, 0)).unwrap().is_nothing());
+    // One that nobody can read may be about any run.
+    fs::write(&journal, "{}\n").unwrap();
+    assert!(prune(runs, state.path(), &rules(0, 0, 0)).unwrap().is_nothing());
+    fs::remove_file(&journal).unwrap();
+    assert_eq!(prune(runs, state.path(), &rules(0, 0, 0)).unwrap().removed, [id]);
+}

@@ -4,6 +4,7 @@
 //! what must be there, and what was there before is what comes. So it refuses, path by path, what
 //! is no longer as the run left it, and an undo of it is an apply again.
 
+use std::fs::File;
 use std::time::SystemTime;
 
 use super::apply::step::as_base;
@@ -38,9 +39,11 @@ pub fn undo(
     only: &[RelPath],
     parts: &Parts<'_>,
 ) -> Result<Undone, ApplyError> {
+    let wanted = reversed(changes, only);
+    keep_displaced(&wanted, parts)?;
     let order = Order {
         direction: Direction::Undo,
-        wanted: reversed(changes, only),
+        wanted,
         archive: parts.folder.join("before.tar"),
         on_conflict: OnConflict::HoldConflicting,
         parts: *parts,
@@ -64,6 +67,28 @@ pub fn undo(
         }
     }
     Ok(undone)
+}
+
+/// What an undo displaces is not kept a second time: `changes.tar` has it, so that must be there,
+/// and on the disk.
+fn keep_displaced(wanted: &[Change], parts: &Parts<'_>) -> Result<(), ApplyError> {
+    // Identical contents may lie there once, so this is the least that must be there.
+    let bytes = wanted.iter().filter_map(|change| change.base.as_ref()).map(|base| base.size);
+    let needed = bytes.max().unwrap_or(0);
+    let path = parts.folder.join("changes.tar");
+    let kept = File::open(&path).and_then(|file| {
+        file.sync_data()?;
+        file.metadata()
+    });
+    match kept {
+        Ok(found) if found.len() >= needed => Ok(()),
+        _ if needed == 0 => Ok(()),
+        other => Err(ApplyError::Archive {
+            path,
+            reason: other.map_or_else(|error| error.to_string(), |_| "it is cut off".into()),
+            left: Vec::new(),
+        }),
+    }
 }
 
 /// The reason of an apply as one of an undo: it compares with what the run left, not with what was

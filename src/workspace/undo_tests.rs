@@ -203,3 +203,18 @@ fn modes_come_back_and_the_times_of_what_was_deleted() {
     // Or a program that builds would not see that it changed once more.
     assert!(time("changed") >= applied && applied >= changed);
 }
+
+#[test]
+fn what_nobody_else_has_is_not_taken_away() {
+    let (from, to) = (tree([("a", file("a"))]), tree([("a", file("from codex"))]));
+    let place = Place::new(&from);
+    let (mut set, archive) = place.changes(&place.snapshot(), &from, &to);
+    apply_all(&place, &mut set, &archive);
+    fs::write(&archive, "short").unwrap();
+    let undone = with_parts(&place, &archive, |p| undo(&place.workspace, &mut set, &[], p));
+    assert!(matches!(undone, Err(ApplyError::Archive { .. })), "{undone:?}");
+    fs::remove_file(&archive).unwrap();
+    let undone = with_parts(&place, &archive, |p| undo(&place.workspace, &mut set, &[], p));
+    assert!(matches!(undone, Err(ApplyError::Archive { .. })), "{undone:?}");
+    assert_eq!(place.read(), to);
+}
