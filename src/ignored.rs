@@ -13,7 +13,17 @@
 //!                              each shares what is above it; asked deepest first
 //! ```
 
+mod above;
 mod pattern;
+
+pub use above::Above;
+
+/// The file that says that a directory is a cache, which nobody needs a copy of
+/// (<https://bford.info/cachedir/>).
+pub const CACHE_TAG: &str = "CACHEDIR.TAG";
+
+/// How the contents of a [`CACHE_TAG`] begin; without this it is none.
+pub const CACHE_SIGNATURE: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 
 use std::sync::Arc;
 

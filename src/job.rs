@@ -169,7 +169,8 @@ impl Orchestrator {
         tokio::task::spawn_blocking(move || recover_all(&state));
         let sweeper = Sweeper::new(owner.label(), &places.state);
         let label = owner.label().to_owned();
-        let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into());
+        let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into())
+            .keeping_ignored(config.workspace.keep_ignored);
         let pool = Pool::start(starter, config.pool.clone());
         let engine_facts = Arc::new(Mutex::new(None));
         let background =

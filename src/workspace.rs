@@ -111,6 +111,8 @@ pub struct Snapshot {
     pub stayed_home_total: u64,
     /// What became of `.git`.
     pub git: GitSent,
+    /// Where a made `.git` began; `None` when none was made.
+    pub git_base: Option<git::GitBase>,
     /// Regular files in `nodes`.
     pub files: u64,
     /// Bytes of these files.
@@ -161,6 +163,8 @@ pub struct StayedHome {
 pub enum StayReason {
     /// Git ignores the directory; it is large, as a rule, and built for the host.
     IgnoredDirectory,
+    /// A valid `CACHEDIR.TAG` in the directory says that it is a cache.
+    CacheDirectory,
     /// Git ignores the file, and `workspace.ignored` is `"none"`.
     IgnoredFile,
     /// A pattern of `workspace.exclude` or of a `.codexignore` names it.
@@ -181,6 +185,7 @@ impl fmt::Display for StayReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::IgnoredDirectory => "git ignores the directory",
+            Self::CacheDirectory => "its CACHEDIR.TAG says that it is a cache",
             Self::IgnoredFile => "git ignores the file",
             Self::Excluded => "excluded by workspace.exclude or .codexignore",
             Self::NestedGit => "the .git of a nested repository",

@@ -18,6 +18,9 @@ pub struct WorkspaceConfig {
     pub exclude: Vec<String>,
     /// What happens to files that git ignores.
     pub ignored: Ignored,
+    /// Whether what a run builds in ignored directories stays in the container for the next run on
+    /// the same workspace.
+    pub keep_ignored: bool,
     /// Bytes that may be sent at most.
     #[serde(deserialize_with = "super::size")]
     pub max_bytes: u64,

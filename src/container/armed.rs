@@ -9,7 +9,7 @@ use crate::config::ContainerConfig;
 use crate::engine::{ContainerId, Engine, EngineError};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
-use crate::keeper::wire::{ArmRequest, Fingerprint};
+use crate::keeper::wire::{ArmRequest, Fingerprint, ResetRequest};
 use crate::pool::owner::Owner;
 use crate::pool::source::{Pooled, Source, StartError};
 
@@ -32,6 +32,9 @@ pub struct ArmedContainer {
     keeper: Keeper,
     incoming: Incoming,
     fingerprint: Fingerprint,
+    /// How it is reset; the pool leases it for one workspace only, which is what allows to keep
+    /// build state in it.
+    reset: ResetRequest,
 }
 
 impl ArmedContainer {
@@ -62,12 +65,16 @@ impl Pooled for ArmedContainer {
 
     fn reset(&mut self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async {
-            let found = tokio::time::timeout(RESET_TIMEOUT, self.keeper.reset())
+            let report = tokio::time::timeout(RESET_TIMEOUT, self.keeper.reset_with(self.reset))
                 .await
                 .map_err(|_| format!("it took longer than {} s", RESET_TIMEOUT.as_secs()))?
                 .map_err(|error| error.to_string())?;
-            if found != self.fingerprint {
+            if report.fingerprint != self.fingerprint {
+                let found = report.fingerprint;
                 return Err(format!("it is {found:?} but was {:?}", self.fingerprint));
+            }
+            if !report.kept.is_empty() {
+                tracing::debug!(container = %self.id, kept = ?report.kept, "build state stays");
             }
             // What a program of the run connected and nobody took is of that run.
             self.incoming.discard();
@@ -82,12 +89,19 @@ pub struct Starter {
     engine: Arc<dyn Engine>,
     container: ContainerConfig,
     owner: Arc<Owner>,
+    reset: ResetRequest,
 }
 
 impl Starter {
     /// Containers of `engine` for `owner`.
     pub fn new(engine: Arc<dyn Engine>, container: ContainerConfig, owner: Arc<Owner>) -> Self {
-        Self { engine, container, owner }
+        Self { engine, container, owner, reset: ResetRequest::default() }
+    }
+
+    /// The same, whose resets keep what was built in ignored directories, or do not
+    /// (`workspace.keep_ignored`).
+    pub fn keeping_ignored(self, keep_ignored: bool) -> Self {
+        Self { reset: ResetRequest { keep_ignored }, ..self }
     }
 
     /// Creates, starts and arms. `begun` gets the container that must be removed on an error.
@@ -116,7 +130,8 @@ impl Starter {
         if !unproved.is_empty() {
             tracing::debug!(container = %id, ?unproved, "could not be read in the container");
         }
-        Ok(ArmedContainer { id: id.clone(), keeper, incoming, fingerprint: armed.fingerprint })
+        let (id, fingerprint, reset) = (id.clone(), armed.fingerprint, self.reset);
+        Ok(ArmedContainer { id, keeper, incoming, fingerprint, reset })
     }
 }
 
@@ -194,7 +209,8 @@ mod tests {
         let (keeper, incoming, _served) = crate::keeper::loopback::harmless().await;
         let id = ContainerId("c".to_owned());
         let fingerprint = keeper.reset().await.unwrap();
-        let mut container = ArmedContainer { id, keeper, incoming, fingerprint };
+        let reset = ResetRequest { keep_ignored: true };
+        let mut container = ArmedContainer { id, keeper, incoming, fingerprint, reset };
         container.reset().await.unwrap();
         container.fingerprint.processes += 1;
         assert!(container.reset().await.is_err());

@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+mod ignored;
+
+pub use self::ignored::IgnoredNew;
 pub use crate::codex::outcome::Usage;
 use crate::failure::{ErrorKind, Failure};
 pub use crate::workspace::change::{ChangeKind, ChangeState, ChangesState};
@@ -59,15 +62,6 @@ pub struct ResultConflict {
     pub path: String,
     /// What both sides did, or what the host refuses and why.
     pub reason: String,
-}
-
-/// New ignored files below one top directory, which stayed in the container.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct IgnoredNew {
-    /// The directory with a final `/`, or the file.
-    pub path: String,
-    /// Size of all in it.
-    pub bytes: u64,
 }
 
 /// Where the time went, in milliseconds. A phase that was not reached is left out.
@@ -147,7 +141,7 @@ pub struct RunResult {
     pub notes: Vec<String>,
     /// What was not sent into the container.
     pub stayed_home: Vec<String>,
-    /// New ignored files, which stayed in the container.
+    /// New paths that git ignores, which were not applied.
     pub ignored_new: Vec<IgnoredNew>,
     /// Hosts that something in the container asked for and did not get.
     pub denied_hosts: Vec<String>,
@@ -270,6 +264,8 @@ impl RunResult {
         }
         push_paragraph(&mut text, self.output.trim());
         push_paragraph(&mut text, &self.changes_text());
+        let run_id = self.run_id.as_deref().unwrap_or_default();
+        push_paragraph(&mut text, &ignored::text(&self.ignored_new, run_id));
         if let Some(run_id) = &self.run_id {
             push_paragraph(&mut text, &format!("Run {run_id}"));
         }

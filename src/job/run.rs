@@ -16,13 +16,13 @@ use crate::codex::progress as codex_progress;
 use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, Program, ProgramEvent};
-use crate::keeper::wire::SpawnRequest;
+use crate::keeper::wire::{IgnoredTotal, SpawnRequest};
 use crate::model::gateway::{Gateway, Traffic};
 use crate::pool::lease::Lease;
 use crate::pool::source::Pooled;
 use crate::pool::stats::{Phase, name};
 use crate::record::{Record, Request};
-use crate::verdict::JobEnd;
+use crate::verdict::{JobEnd, Verdict};
 use crate::workspace::change::ChangesState;
 use crate::workspace::send::SendRules;
 use crate::workspace::{GitSent, Snapshot, Workspace};
@@ -175,10 +175,12 @@ impl Job<'_> {
             } => Err((JobEnd::Cancelled, given_up())),
         };
         drop(keeper);
-        let (set, report) = match collected {
+        let mut keeps = orchestrator.config.workspace.keep_ignored;
+        let (set, ignored) = match collected {
             Ok(collected) => {
                 let cancelled_now = failure.is_none() && self.cancel.is_cancelled();
-                lease.settle(if cancelled_now { JobEnd::Cancelled } else { end });
+                let verdict = lease.settle(if cancelled_now { JobEnd::Cancelled } else { end });
+                keeps &= verdict == Verdict::Reset;
                 if cancelled_now {
                     failure = Some(cancelled());
                 }
@@ -195,7 +197,7 @@ impl Job<'_> {
                 });
             }
         };
-        self.result.ignored_new = report;
+        self.result.ignored_new = IgnoredNew::told(ignored, &set, keeps);
         let apply = failure.is_none() && self.call.mode == Mode::FullAuto;
         self.progress.say(if apply { "Applying the changes" } else { "Holding the changes" });
         let began = Instant::now();
@@ -272,7 +274,7 @@ impl Job<'_> {
         self.result.stayed_home =
             snapshot.stayed_home.iter().map(|stayed| stayed.path.clone()).collect();
         if let GitSent::StayedHome(reason) = &snapshot.git {
-            self.result.stayed_home.retain(|path| path != ".git");
+            self.result.stayed_home.retain(|path| path.trim_end_matches('/') != ".git");
             self.result.stayed_home.push(format!(".git ({reason})"));
         }
         Ok(snapshot)
@@ -403,7 +405,7 @@ impl Job<'_> {
         keeper: &Keeper,
         snapshot: Snapshot,
         record: &Record,
-    ) -> Result<(crate::workspace::change::ChangeSet, Vec<IgnoredNew>), (JobEnd, Failure)> {
+    ) -> Result<(crate::workspace::change::ChangeSet, Vec<IgnoredTotal>), (JobEnd, Failure)> {
         self.progress.say("Collecting the changes");
         let config = &self.orchestrator.config.run;
         let began = Instant::now();
@@ -434,12 +436,7 @@ impl Job<'_> {
         self.orchestrator.pool.took(Phase::Collect, took);
         let set =
             crate::workspace::classify::classify(&received, &snapshot, &self.orchestrator.policy);
-        let ignored = report
-            .ignored
-            .into_iter()
-            .map(|ignored| IgnoredNew { path: ignored.path, bytes: ignored.bytes })
-            .collect();
-        Ok((set, ignored))
+        Ok((set, report.ignored))
     }
 }
 

@@ -65,7 +65,11 @@ pub(super) async fn collect_changes(
 ) -> Result<(Received, Snapshot, CollectReport), Failure> {
     let collecting = async {
         let limits = ReceiveLimits::default();
-        let request = CollectRequest { max_bytes: limits.bytes, max_entries: limits.entries };
+        let request = CollectRequest {
+            max_bytes: limits.bytes,
+            max_entries: limits.entries,
+            ignored: limits.ignored,
+        };
         let collect = keeper.collect(request).await.map_err(keeper_failure)?;
         let (received, snapshot, collect) = blocking(move || {
             let mut bridge = SyncIoBridge::new(collect);

@@ -38,7 +38,7 @@ use super::mux::{self, Opener, Side, Stream};
 use super::silence::Silence;
 use super::wire::{
     ArmRequest, Armed, CollectRequest, EndReport, Fingerprint, Hello, PROTOCOL, Request,
-    SpawnRequest,
+    ResetReport, ResetRequest, SpawnRequest,
 };
 use crate::engine::ByteStream;
 
@@ -269,7 +269,17 @@ impl Keeper {
     ///
     /// See [`KeeperError`].
     pub async fn reset(&self) -> Result<Fingerprint, KeeperError> {
-        self.call(&Request::Reset).await
+        Ok(self.reset_with(ResetRequest::default()).await?.fingerprint)
+    }
+
+    /// As [`Keeper::reset`], and may keep what was built in ignored directories for the next tree,
+    /// which must be of the same workspace. The fingerprint is of everything else.
+    ///
+    /// # Errors
+    ///
+    /// See [`KeeperError`].
+    pub async fn reset_with(&self, request: ResetRequest) -> Result<ResetReport, KeeperError> {
+        self.call(&Request::Reset(request)).await
     }
 
     /// How long the keeper has said nothing, of the time lived through; no round trip.

@@ -14,8 +14,10 @@ pub mod end;
 pub mod fingerprint;
 pub mod forward;
 pub mod guard;
+mod ignored_new;
 pub mod init;
 pub mod ipc;
+mod kept;
 pub mod manifest;
 pub mod mounts;
 pub mod places;
@@ -34,7 +36,8 @@ mod wanted;
 use std::io::{Read, Write};
 
 use super::wire::{
-    ArmRequest, Armed, CollectReport, CollectRequest, Fingerprint, PutReport, SpawnRequest,
+    ArmRequest, Armed, CollectReport, CollectRequest, PutReport, ResetReport, ResetRequest,
+    SpawnRequest,
 };
 
 /// Why the keeper does not do what it was asked: a sentence for the host.
@@ -84,8 +87,9 @@ pub trait Inside: Send + Sync + 'static {
     fn others(&self) -> Result<u32, Refusal>;
     /// Kills them all once, and counts what is left.
     fn kill_round(&self) -> Result<u32, Refusal>;
-    /// Empties the writable places and restores the template.
-    fn reset(&self) -> Result<Fingerprint, Refusal>;
+    /// Empties the writable places, but for the build state that is to be kept, and restores the
+    /// template.
+    fn reset(&self, request: &ResetRequest) -> Result<ResetReport, Refusal>;
     /// A writable place that is full.
     fn full(&self) -> Option<String>;
     /// How often the memory limit made the kernel kill a process so far.

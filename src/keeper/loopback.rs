@@ -17,7 +17,7 @@ use super::mux::{self, Side};
 use super::silence::Silence;
 use super::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, ExitReport, Fingerprint, Hello, PROTOCOL,
-    Posture, PutReport, Request, SpawnRequest,
+    Posture, PutReport, Request, ResetReport, ResetRequest, SpawnRequest,
 };
 
 /// Counts what is put, collects zeros, runs programs as the user who runs the tests, and ends
@@ -71,8 +71,8 @@ impl Inside for Harmless {
         Ok(0)
     }
 
-    fn reset(&self) -> Result<Fingerprint, Refusal> {
-        Ok(Fingerprint::default())
+    fn reset(&self, _: &ResetRequest) -> Result<ResetReport, Refusal> {
+        Ok(ResetReport::default())
     }
 
     fn full(&self) -> Option<String> {
@@ -181,8 +181,14 @@ async fn no_connection_of_one_job_comes_out_in_the_next() {
 async fn a_program_nobody_reads_stalls_nothing_else() {
     let (keeper, _incoming, _served) = connect(4096, quick()).await;
     let mut running = keeper.spawn(program("head -c 3000000 /dev/zero")).await.unwrap();
-    let mut collect =
-        keeper.collect(CollectRequest { max_bytes: 2_000_000, max_entries: 1 }).await.unwrap();
+    let mut collect = keeper
+        .collect(CollectRequest {
+            max_bytes: 2_000_000,
+            max_entries: 1,
+            ..CollectRequest::default()
+        })
+        .await
+        .unwrap();
     for _ in 0..20 {
         keeper.round_trip().await.unwrap();
     }
@@ -238,7 +244,8 @@ async fn operations_dropped_midway_leave_the_connection_whole() {
         let bytes = [0; 100_000];
         let _ = tokio::time::timeout(Duration::from_micros(300), put.write_all(&bytes)).await;
         drop(put);
-        let request = CollectRequest { max_bytes: 1 << 30, max_entries: 1 };
+        let request =
+            CollectRequest { max_bytes: 1 << 30, max_entries: 1, ..CollectRequest::default() };
         let mut collect = keeper.collect(request).await.unwrap();
         let mut some = [0; 10];
         let _ = tokio::time::timeout(Duration::from_millis(5), collect.read_exact(&mut some)).await;
@@ -258,7 +265,8 @@ async fn refusals_come_as_sentences() {
     put.write_all(&[0; 13]).await.unwrap();
     let refused = put.finish().await.unwrap_err();
     assert_eq!(refused, KeeperError::Refused("thirteen bytes are refused".to_owned()));
-    let request = CollectRequest { max_bytes: 100_000, max_entries: 0 };
+    let request =
+        CollectRequest { max_bytes: 100_000, max_entries: 0, ..CollectRequest::default() };
     let mut collect = keeper.collect(request).await.unwrap();
     let error = collect.read_to_end(&mut Vec::new()).await.unwrap_err();
     assert!(error.to_string().contains("too much"), "{error}");

@@ -40,6 +40,10 @@ pub const HOME: &str = "/home/codex";
 /// Where an image keeps the template of `CODEX_HOME`.
 pub const HOME_TEMPLATE: &str = "/opt/codex/home-template";
 
+/// Name of the global header of a tree that is put, whose contents are an
+/// [`Above`](crate::ignored::Above) as JSON: the rules that hold in the tree besides its own.
+pub const RULES_ABOVE: &str = "rules-above";
+
 /// The first frame of a stream that the host opens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,7 +66,7 @@ pub enum Request {
     /// Send what differs from what was put.
     Collect(CollectRequest),
     /// End, empty every writable place, restore.
-    Reset,
+    Reset(ResetRequest),
     /// Answer at once.
     Ping,
 }
@@ -99,12 +103,50 @@ pub struct CollectRequest {
     pub max_bytes: u64,
     /// Changed and deleted nodes at most.
     pub max_entries: u64,
+    /// Which new ignored files come along.
+    pub ignored: IgnoredLimits,
 }
 
 impl Default for CollectRequest {
     fn default() -> Self {
-        Self { max_bytes: 2 << 30, max_entries: 300_000 }
+        Self { max_bytes: 2 << 30, max_entries: 300_000, ignored: IgnoredLimits::default() }
     }
+}
+
+/// Which new files come along although git ignores them: single ones outside of ignored
+/// directories, as long as they are small and few. A file of settings such as `.env` has some
+/// hundred bytes; what is larger or more is a log or the output of a build, which nobody asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IgnoredLimits {
+    /// Bytes of one file at most.
+    pub each: u64,
+    /// Bytes of all of them at most.
+    pub bytes: u64,
+    /// Files at most.
+    pub files: u64,
+}
+
+impl Default for IgnoredLimits {
+    fn default() -> Self {
+        Self { each: 64 << 10, bytes: 1 << 20, files: 100 }
+    }
+}
+
+/// How a container is reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetRequest {
+    /// Keep what a run built in ignored directories for the next tree that is put. It is for the
+    /// same workspace only: the host must never put another one into this container.
+    pub keep_ignored: bool,
+}
+
+/// What a reset did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetReport {
+    /// Of everything but what was kept; it must be that of arming.
+    pub fingerprint: Fingerprint,
+    /// What was kept, the topmost paths with their sizes.
+    pub kept: Vec<IgnoredTotal>,
 }
 
 /// The first frame of a stream that the keeper opens.
@@ -185,7 +227,9 @@ pub struct CollectReport {
     pub bytes: u64,
     /// Paths that were put and are gone.
     pub deleted: u64,
-    /// New paths that git ignores, counted per top directory; they stay in the container.
+    /// New paths that git ignores, counted per top directory. They stay in the container, but for
+    /// the files that came along as [`IgnoredLimits`] says; those are counted here and in `entries`
+    /// and `bytes`, too.
     pub ignored: Vec<IgnoredTotal>,
 }
 
@@ -196,6 +240,9 @@ pub struct IgnoredTotal {
     pub path: String,
     /// Bytes of the files in it.
     pub bytes: u64,
+    /// Whether a reset that keeps build state keeps it.
+    #[serde(default)]
+    pub stays: bool,
 }
 
 /// The state that a reset must restore.

@@ -276,7 +276,7 @@ impl Change {
     /// Whether it is one of what the run changed as a whole. A new file that git ignores is not,
     /// until it is asked for by its path.
     pub fn counts(&self) -> bool {
-        self.hold != Some(Hold::Ignored)
+        self.hold != Some(Hold::Ignored) || self.state == ChangeState::Applied
     }
 }
 

@@ -89,6 +89,12 @@ pub fn classify(received: &Received, snapshot: &Snapshot, policy: &Policy) -> Ch
                 change.reason = Some(reason);
             }
         }
+        if received.ignored.contains(&change.path) && change.hold != Some(Hold::Never) {
+            let ignored = "new, and git ignores it";
+            let more = change.reason.take().map(|reason| format!("; {reason}")).unwrap_or_default();
+            change.hold = Some(Hold::Ignored);
+            change.reason = Some(format!("{ignored}{more}"));
+        }
     }
     hold_below(&mut changes);
     hold_emptied(&mut changes);
@@ -116,8 +122,13 @@ fn hold_emptied(changes: &mut BTreeMap<RelPath, Change>) {
         }
     }
     for path in emptied {
+        let inside = changes.range(path.clone()..).skip(1).map(|(_, change)| change);
+        let ignored = inside
+            .take_while(|change| change.path.is_within(&path))
+            .all(|change| change.hold == Some(Hold::Ignored));
         if let Some(change) = changes.get_mut(&path) {
-            change.hold = Some(Hold::Person);
+            // What only ignored files need comes and goes with them.
+            change.hold = Some(if ignored { Hold::Ignored } else { Hold::Person });
             change.reason = Some("everything in it is held".to_owned());
         }
     }

@@ -82,9 +82,63 @@ fn classified(
     let received = Received {
         entries: after.iter().map(|(p, arrived)| (path(p), arrived.clone())).collect(),
         deleted: deleted.iter().map(|p| path(p)).collect(),
-        bytes: 0,
+        ..Received::default()
     };
     classify(&received, &snapshot, &policy())
+}
+
+#[test]
+fn new_ignored_files_are_held_until_they_are_asked_for_by_path() {
+    use crate::workspace::change::ChangesState;
+    let new = [
+        (".env", file(b"A=1", 0o644)),
+        (".envrc", file(b"x", 0o644)),
+        (".GIT", file(b"x", 0o644)),
+        ("conf", directory()),
+        ("conf/.env", file(b"B=1", 0o644)),
+        ("src", directory()),
+        ("src/.env", file(b"C=1", 0o644)),
+        ("src/a", file(b"a", 0o644)),
+    ];
+    let received = Received {
+        entries: new.iter().map(|(p, arrived)| (path(p), arrived.clone())).collect(),
+        ignored: [".env", ".envrc", ".GIT", "conf/.env", "src/.env"].map(path).into(),
+        ..Received::default()
+    };
+    let mut set = classify(&received, &Snapshot::default(), &policy());
+    let holds = |set: &ChangeSet| -> Vec<(String, Option<Hold>)> {
+        set.changes.iter().map(|change| (change.path.to_string(), change.hold)).collect()
+    };
+    let ignored = Some(Hold::Ignored);
+    let told = |path: &str, hold| (path.to_owned(), hold);
+    assert_eq!(
+        holds(&set),
+        [
+            told(".GIT", Some(Hold::Never)),
+            told(".env", ignored),
+            told(".envrc", ignored),
+            told("conf", ignored),
+            told("conf/.env", ignored),
+            told("src", None),
+            told("src/.env", ignored),
+            told("src/a", None),
+        ]
+    );
+    assert!(set.changes[2].reason.as_deref().unwrap().contains("workspace.protect"));
+    // Asked for by path: it comes, with the directory that it cannot be without.
+    set.allow(&[path("conf/.env")]);
+    let waiting: Vec<String> =
+        set.changes.iter().filter(|c| c.is_waiting()).map(|c| c.path.to_string()).collect();
+    assert_eq!(waiting, ["conf", "conf/.env", "src", "src/a"]);
+
+    // They are no part of what the run changed.
+    for change in set.changes.iter_mut().filter(|change| change.is_waiting()) {
+        change.state = ChangeState::Applied;
+    }
+    set.changes.retain(|change| change.hold != Some(Hold::Never));
+    assert_eq!(set.state(), ChangesState::Applied);
+    set.changes.retain(|change| change.hold == ignored);
+    assert_eq!(set.state(), ChangesState::None);
 }
 
 fn kinds(set: &ChangeSet) -> Vec<(String, ChangeKind, bool)> {

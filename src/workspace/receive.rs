@@ -1,7 +1,7 @@
 //! Takes in what a container gives back, and trusts nothing of it.
 //!
-//! The stream is the keeper's tar (`tree/<path>` for what was added or changed, `meta/deleted` at
-//! the end for what is gone). It is checked entry by entry and written anew as `changes.tar`, so
+//! The stream is the keeper's tar (`tree/<path>` for what was added or changed, `ignored/<path>` for
+//! small new files that git ignores, `meta/deleted` at the end for what is gone). It is checked entry by entry and written anew as `changes.tar`, so
 //! that no byte of the original's structure survives: every later reader sees only our own
 //! archive. Nothing of the workspace is touched here.
 
@@ -16,6 +16,7 @@ use super::archive::write::TarWriter;
 use super::change::{ContentHash, LinkTarget, NewNode, executable};
 use super::{NodeKind, Snapshot};
 use crate::failure::{ErrorKind, Failure};
+use crate::keeper::wire::IgnoredLimits;
 use crate::path::{RelPath, RelPathError};
 
 /// How much is taken in at most. All of it is memory or disk of the host that a hostile or broken
@@ -30,6 +31,8 @@ pub struct ReceiveLimits {
     pub path_bytes: u64,
     /// Bytes of one link target; Linux allows 4,095.
     pub target_bytes: usize,
+    /// What is asked of the keeper of new files that git ignores, and no more is taken.
+    pub ignored: IgnoredLimits,
 }
 
 impl Default for ReceiveLimits {
@@ -39,6 +42,7 @@ impl Default for ReceiveLimits {
             bytes: 8 * 1024 * 1024 * 1024,
             path_bytes: 256 * 1024 * 1024,
             target_bytes: 4095,
+            ignored: IgnoredLimits::default(),
         }
     }
 }
@@ -62,6 +66,8 @@ pub enum Arrived {
 pub struct Received {
     /// What was added or changed. No entry lies below one that is no directory.
     pub entries: BTreeMap<RelPath, Arrived>,
+    /// Which of them are new files that git ignores.
+    pub ignored: BTreeSet<RelPath>,
     /// What was sent and is gone.
     pub deleted: BTreeSet<RelPath>,
     /// Bytes of all files.
@@ -143,7 +149,8 @@ pub fn receive(
         .open(archive)
         .map_err(failed)?;
     let mut out = TarWriter::new(file);
-    let mut intake = Intake { snapshot, limits, received: Received::default(), path_bytes: 0 };
+    let mut intake =
+        Intake { snapshot, limits, received: Received::default(), path_bytes: 0, ignored_bytes: 0 };
     let mut reader = TarReader::new(tar);
     let mut whole = false;
     while let Some(entry) = reader.next()? {
@@ -155,8 +162,11 @@ pub fn receive(
             whole = true;
         } else if entry.flag == b'5' && matches!(&entry.name[..], b"tree" | b"tree/") {
             // The root itself says nothing.
-        } else if let Some(path) = entry.name.strip_prefix(b"tree/") {
+        } else if let Some((ignored, path)) = place_of(&entry.name) {
             let path = path.to_vec();
+            if ignored {
+                intake.ignored(&path, &entry)?;
+            }
             intake.entry(path, &entry, &mut reader, &mut out).map_err(|error| match error {
                 Taken::Refused(error) => error,
                 Taken::Unwritten(source) => failed(source),
@@ -177,6 +187,12 @@ pub fn receive(
     Ok(intake.received)
 }
 
+/// The path of an entry, and whether git ignores it.
+fn place_of(name: &[u8]) -> Option<(bool, &[u8])> {
+    let tree = name.strip_prefix(b"tree/").map(|path| (false, path));
+    tree.or_else(|| name.strip_prefix(b"ignored/").map(|path| (true, path)))
+}
+
 enum Taken {
     Refused(ReceiveError),
     Unwritten(io::Error),
@@ -193,9 +209,28 @@ struct Intake<'a> {
     limits: &'a ReceiveLimits,
     received: Received,
     path_bytes: u64,
+    ignored_bytes: u64,
 }
 
 impl Intake<'_> {
+    /// Checks the entry of a new file that git ignores; it is then taken in like any other.
+    fn ignored(&mut self, name: &[u8], entry: &Entry) -> Result<(), ReceiveError> {
+        let path = self.path(name.to_vec())?;
+        if !matches!(entry.flag, b'0' | 0) || self.snapshot.nodes.contains_key(&path) {
+            return Err(malformed("an ignored path that is no new file", &path));
+        }
+        let limits = &self.limits.ignored;
+        self.ignored_bytes = self.ignored_bytes.saturating_add(entry.size);
+        let too_much = entry.size > limits.each
+            || self.ignored_bytes > limits.bytes
+            || self.received.ignored.len() as u64 >= limits.files;
+        if too_much {
+            return Err(malformed("more ignored files than were asked for", &path));
+        }
+        self.received.ignored.insert(path);
+        Ok(())
+    }
+
     fn entry<R: Read>(
         &mut self,
         name: Vec<u8>,

@@ -274,3 +274,43 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn new_ignored_files_are_taken_as_few_and_small_as_was_asked_for() {
+    let sent = snapshot(&[("known", NodeKind::File)]);
+    let env: Raw<'_> = (b"ignored/.env", b'0', b"A=1", b"");
+    let received = take(&stream(&[env, (b"tree/a", b'0', b"x", b"")], b""), &sent).unwrap();
+    assert_eq!(received.ignored, BTreeSet::from([path(".env")]));
+    assert_eq!((received.entries.len(), received.bytes), (2, 4));
+
+    let none = |entries: &[Raw<'_>]| take(&stream(entries, b""), &sent).unwrap_err().to_string();
+    for (entry, why) in [
+        ((&b"ignored/known"[..], b'0', &b"x"[..], &b""[..]), "no new file"),
+        ((b"ignored/l", b'2', b"", b"/etc/passwd"), "no new file"),
+        ((b"ignored/d", b'5', b"", b""), "no new file"),
+        ((b"ignored/p", b'6', b"", b""), "no new file"),
+        ((b"ignored/../x", b'0', b"x", b""), "cannot be a path"),
+        ((b"ignored//etc/x", b'0', b"x", b""), "cannot be a path"),
+        ((b"ignored/", b'0', b"x", b""), "cannot be a path"),
+        ((b"ignored/big", b'0', &[0; (64 << 10) + 1], b""), "more ignored files"),
+    ] {
+        let told = none(&[entry]);
+        assert!(told.contains(why), "{told}");
+    }
+    // Neither twice, nor as something else besides, nor below a file.
+    assert!(none(&[env, env]).contains("twice"));
+    assert!(none(&[env, (b"tree/.env", b'0', b"x", b"")]).contains("twice"));
+    assert!(none(&[(b"ignored/known/x", b'0', b"x", b"")]).contains("no directory"));
+
+    let names: Vec<Vec<u8>> = (0..101).map(|n| format!("ignored/{n}").into_bytes()).collect();
+    let many = |size: usize, count: usize| {
+        let bytes = vec![0; size];
+        let entries: Vec<Raw<'_>> =
+            names[..count].iter().map(|name| (&name[..], b'0', &bytes[..], &b""[..])).collect();
+        take(&stream(&entries, b""), &sent)
+    };
+    assert_eq!(many(1, 100).unwrap().ignored.len(), 100);
+    many(1, 101).unwrap_err();
+    many(64 << 10, 16).unwrap();
+    many(64 << 10, 17).unwrap_err();
+}

@@ -1,7 +1,7 @@
 //! Which files of a workspace travel.
 //!
 //! Everything git does not ignore, whatever is tracked even if a pattern ignores it, and single
-//! ignored files (`.env`); ignored directories stay home. The walk goes through directory handles,
+//! ignored files (`.env`); ignored directories and caches (`CACHEDIR.TAG`) stay home. The walk goes through directory handles,
 //! follows no link, and asks git nothing: the rules and the index are read here.
 
 use std::borrow::Cow;
@@ -20,7 +20,7 @@ use super::limits::Totals;
 use super::send::{SendError, SendRules};
 use super::{Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace, beneath};
 use crate::config::workspace::Ignored;
-use crate::ignored::Rules;
+use crate::ignored::{CACHE_SIGNATURE, CACHE_TAG, Rules};
 use crate::path::RelPath;
 
 /// The file of patterns for what stays home, besides git's own.
@@ -155,14 +155,22 @@ impl<'a> Walk<'a> {
                 exists: true,
             });
         }
-        let read = |name: &[u8]| {
+        let read_first = |name: &[u8], limit: usize| {
             if !has(name) {
                 return Ok(None);
             }
-            let limit = Rules::MAX_FILE_BYTES as u64;
+            let limit = limit as u64;
             beneath::read_small(directory.as_fd(), OsStr::from_bytes(name), limit)
                 .map_err(|error| SendError::unreadable(&join(&frame.path, name), error))
         };
+        let read = |name: &[u8]| read_first(name, Rules::MAX_FILE_BYTES);
+        if self.may_be_cache(&frame)
+            && read_first(CACHE_TAG.as_bytes(), CACHE_SIGNATURE.len())?
+                .is_some_and(|begin| begin == CACHE_SIGNATURE)
+        {
+            self.stay(&frame.path, true, StayReason::CacheDirectory);
+            return Ok(());
+        }
         if let Some(patterns) = read(CODEXIGNORE)? {
             frame.excluded = frame.excluded.enter(&frame.path, Some(&patterns));
         }
@@ -184,6 +192,15 @@ impl<'a> Walk<'a> {
         // The stack gives back the last first, and what stayed home is named in order.
         stack[first_below..].reverse();
         Ok(())
+    }
+
+    /// Whether a `CACHEDIR.TAG` would keep the directory home: not the top, not if git tracks
+    /// something in it, and not if all that is ignored is to travel.
+    fn may_be_cache(&self, frame: &Frame<'_>) -> bool {
+        !frame.path.is_empty()
+            && frame.tracked_only.is_none()
+            && self.rules.ignored != Ignored::All
+            && !frame.scope.tracked.has_within(&frame.scope.path(&frame.path))
     }
 
     /// Whether a directory's own `.gitignore` ignores all of it, itself included: how virtual
@@ -228,6 +245,10 @@ impl<'a> Walk<'a> {
             if !frame.path.is_empty() {
                 self.stay(&path, is_directory, StayReason::NestedGit);
             }
+            return Ok(());
+        }
+        if is_directory && self.repository.elsewhere == Some((stat.st_dev, stat.st_ino)) {
+            self.stay(&path, true, StayReason::Git);
             return Ok(());
         }
         if self.workspace.exclude.iter().any(|excluded| excluded.as_bytes() == path) {

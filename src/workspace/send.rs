@@ -208,6 +208,9 @@ pub fn send(
 
     let mut sending = Sending::new(Entries::new(out));
     let mut parents = Parents::new(workspace.root.as_fd());
+    if let Some(above) = &repository.above {
+        sending.entries.rules_above(above).map_err(SendError::Write)?;
+    }
     let mut gone = Vec::new();
     for (path, node) in &mut selection.nodes {
         if !sending.node(&mut parents, path, node)? {
@@ -217,9 +220,11 @@ pub fn send(
     for path in gone {
         selection.nodes.remove(&path);
     }
+    let mut git_base = None;
     if let Some(made) = made {
         let (files, bytes) = sending.git(&made, objects)?;
         git = GitSent::Made { files, bytes, index: made.index.is_some() };
+        git_base = Some(made.base);
     }
     sending.entries.finish().map_err(SendError::Write)?;
 
@@ -230,6 +235,7 @@ pub fn send(
         stayed_home: selection.stayed_home,
         stayed_home_total: selection.stayed_home_total,
         git,
+        git_base,
         files,
         bytes,
         taken,

@@ -8,6 +8,7 @@
 mod apply_later;
 mod bad_input;
 mod cancel;
+mod ignored;
 mod kill;
 mod leftovers;
 mod main_job;
@@ -15,6 +16,7 @@ mod memory;
 mod outcome;
 mod parallel;
 mod python;
+mod repositories;
 mod suggest;
 mod support;
 mod told;

@@ -88,7 +88,7 @@ async fn every_kind_of_change_arrives() {
     assert_eq!(tree[std::path::Path::new("link")], b"src/lib.rs");
     assert_eq!(tree[std::path::Path::new("swap/in")], b"in\n");
     assert!(!has("target"), "what git ignores stays in the container");
-    assert_eq!(result["ignored_new"], json!([{"path": "target/", "bytes": 100_000}]));
+    assert_eq!(result["ignored_new"], json!([{"path": "target/", "bytes": 100_000, "kept": true}]));
     let odd = std::os::unix::ffi::OsStrExt::as_bytes(std::ffi::OsStr::new("odd"));
     assert!(tree.keys().any(|path| path.as_os_str().as_encoded_bytes().starts_with(odd)));
     let mode = std::fs::metadata(server.workspace.join("src/lib.rs")).unwrap().permissions().mode();

@@ -214,7 +214,7 @@ async fn round_trip(keeper: &Keeper) -> Result<Duration, KeeperError> {
 }
 
 /// What the keeper and init hold in anonymous memory.
-async fn anonymous(container: &Contained) -> String {
+pub(crate) async fn anonymous(container: &Contained) -> String {
     let script = "grep -h -e ^Name -e ^RssAnon $(grep -ls codex-keeper /proc/[0-9]*/status)";
     let output = Command::new("docker")
         .args(["exec", &container.name, "bash", "-c", script])

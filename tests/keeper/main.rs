@@ -6,4 +6,5 @@
 
 mod attack;
 mod harness;
+mod kept;
 mod life;

@@ -58,6 +58,45 @@ fn a_directory_that_ignores_itself_stays_home() {
 }
 
 #[test]
+fn a_cache_stays_home_unless_something_in_it_is_tracked_or_all_is_asked_for() {
+    let tag = "Signature: 8a477f597d28d172789f06886806bc55\n# made by a tool\n";
+    let write = |tree: &Tree| {
+        tree.write("cache/CACHEDIR.TAG", tag)
+            .write("cache/deep/x", "x")
+            .write("fixture/CACHEDIR.TAG", tag)
+            .write("fixture/x", "x")
+            .write("wrong/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc5")
+            .write("CACHEDIR.TAG", tag);
+        symlink("../cache/CACHEDIR.TAG", {
+            tree.write("linked/x", "x");
+            tree.path().join("linked/CACHEDIR.TAG")
+        })
+        .unwrap();
+    };
+    let tree = Tree::repository();
+    write(&tree);
+    git(tree.path(), &["add", "fixture/x"]);
+    let sent = tree.send();
+    let linked = ["linked/CACHEDIR.TAG", "linked/x", "wrong/CACHEDIR.TAG"];
+    let travels = ["CACHEDIR.TAG", "fixture/CACHEDIR.TAG", "fixture/x"];
+    assert_eq!(sent.files(), [&travels[..], &linked].concat());
+    assert_eq!(sent.stayed(), [("cache/", StayReason::CacheDirectory)]);
+
+    let all = tree.send_with(&SendRules { ignored: Ignored::All, ..rules() }).unwrap();
+    assert!(all.stayed().is_empty());
+    assert!(all.files().iter().any(|path| path == "cache/deep/x"), "{:?}", all.files());
+
+    // Without git nothing is ignored, but a cache is one.
+    let plain = Tree::new();
+    write(&plain);
+    plain.write(".gitignore", "linked\n");
+    let sent = plain.send();
+    assert_eq!(sent.files(), [&[".gitignore", "CACHEDIR.TAG"][..], &linked].concat());
+    let cache = StayReason::CacheDirectory;
+    assert_eq!(sent.stayed(), [("cache/", cache), ("fixture/", cache)]);
+}
+
+#[test]
 fn of_a_nested_repository_the_files_go_and_its_git_stays() {
     let tree = Tree::repository();
     tree.write(".gitignore", "*.log\nout/\n").write("a", "a");

@@ -137,6 +137,7 @@ pub(super) fn apply_now(
                 && !conflicts.iter().any(|conflict| conflict.path == known.path)
         });
         result.conflicts.extend(conflicts.iter().cloned());
+        result.ignored_new.retain(|ignored| !(ignored.held && settled.contains_key(&ignored.path)));
         result.notes.extend(notes.iter().cloned());
         result.notes.truncate(MAX_LISTED);
         record.replace_result(&result)?;

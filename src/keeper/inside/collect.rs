@@ -1,13 +1,12 @@
 //! Sends what differs from what was put, as a tar stream: `tree/<path>` for each added or changed
-//! node, parents before what is in them, and last `meta/deleted`, the paths that were put and are
-//! gone, each followed by a NUL.
+//! node, parents before what is in them, `ignored/<path>` for small new files that git ignores, and
+//! last `meta/deleted`, the paths that were put and are gone, each followed by a NUL.
 //!
 //! The tree must be at rest. It is walked without following a link and without recursion. A hard
 //! link comes as a file; a FIFO, a device or a socket as an empty entry (a socket as a FIFO, since
 //! tar has no kind for it). The `.git` at the top that was put does not come back; any other `.git`
 //! directory that is new comes as itself, without what is in it.
 
-use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -17,15 +16,20 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use tar::{EntryType, Header};
 
+use super::ignored_new::IgnoredNew;
+use super::kept::{self, Room};
 use super::manifest::{self, Manifest, Time, Verdict};
 use super::put::DEEPEST;
 use super::wanted::Rules;
 use super::{Doing, Refusal, places};
-use crate::keeper::wire::{CollectReport, CollectRequest, IgnoredTotal};
+use crate::keeper::wire::{CollectReport, CollectRequest};
 use crate::path::RelPath;
 
-/// Topmost ignored paths that are counted one by one; the rest is counted together.
-const MOST_IGNORED: usize = 1000;
+/// What is before the path of a node that differs.
+const TREE: &[u8] = b"tree/";
+
+/// What is before the path of a new file that git ignores.
+const IGNORED: &[u8] = b"ignored/";
 
 /// Writes the tar stream. `certified_before` as in [`manifest::compare`].
 pub(super) fn read(
@@ -42,14 +46,15 @@ pub(super) fn read(
         tar: tar::Builder::new(out),
         seen: vec![false; manifest.len()],
         report: CollectReport::default(),
-        ignored: BTreeMap::new(),
+        ignored: IgnoredNew::default(),
+        room: Room::on(root),
         buffer: vec![0; 256 << 10],
     };
     reader.walk(root)?;
     reader.deleted()?;
     reader.tar.finish().doing("send the changes")?;
     let mut report = reader.report;
-    report.ignored = total(reader.ignored);
+    report.ignored = reader.ignored.totals();
     Ok(report)
 }
 
@@ -60,7 +65,8 @@ struct Reader<'a> {
     tar: tar::Builder<&'a mut dyn Write>,
     seen: Vec<bool>,
     report: CollectReport,
-    ignored: BTreeMap<Vec<u8>, u64>,
+    ignored: IgnoredNew,
+    room: Room,
     buffer: Vec<u8>,
 }
 
@@ -79,9 +85,9 @@ impl Reader<'_> {
         let opened = fs::openat(root, c".", places::DIRECTORY, Mode::empty());
         let mut stack = vec![Level {
             directory: opened.doing("open the workspace")?,
-            names: sorted(root).doing("read the workspace")?,
+            names: places::sorted_names(root).doing("read the workspace")?,
             path: Vec::new(),
-            rules: Rules::top(root),
+            rules: Rules::top(root, &self.manifest.above),
             ignored: false,
         }];
         while let Some(level) = stack.last_mut() {
@@ -141,14 +147,18 @@ impl Reader<'_> {
                 }
             };
             if changed {
-                self.send(level.directory.as_fd(), name, &path, &stat)?;
+                self.send(level.directory.as_fd(), name, TREE, &path, &stat)?;
             }
         } else {
-            if ignored || level.rules.ignored_new(path.as_bytes(), is_directory) {
-                self.count_ignored(level, name, &path, &stat);
+            let parent = level.directory.as_fd();
+            if ignored
+                || level.rules.ignored_new(path.as_bytes(), is_directory)
+                || (is_directory && level.rules.says_so_itself(parent, name, path.as_bytes()))
+            {
+                self.ignored_new(level, name, &path, &stat)?;
                 return Ok(None);
             }
-            self.send(level.directory.as_fd(), name, &path, &stat)?;
+            self.send(parent, name, TREE, &path, &stat)?;
             if is_directory && name.as_c_str() == c".git" {
                 return Ok(None);
             }
@@ -159,7 +169,7 @@ impl Reader<'_> {
         let directory =
             fs::openat(&level.directory, name, places::DIRECTORY, Mode::empty()).doing(&doing)?;
         Ok(Some(Level {
-            names: sorted(directory.as_fd()).doing(&doing)?,
+            names: places::sorted_names(directory.as_fd()).doing(&doing)?,
             rules: level.rules.enter(directory.as_fd(), path.as_bytes()),
             directory,
             path: path.as_bytes().to_vec(),
@@ -171,6 +181,7 @@ impl Reader<'_> {
         &mut self,
         parent: BorrowedFd<'_>,
         name: &CString,
+        place: &[u8],
         path: &RelPath,
         stat: &Stat,
     ) -> Result<(), Refusal> {
@@ -180,8 +191,7 @@ impl Reader<'_> {
         header.set_mode(stat.st_mode & 0o7777);
         header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
         header.set_size(0);
-        let mut name_in_tar = b"tree/".to_vec();
-        name_in_tar.extend_from_slice(path.as_bytes());
+        let name_in_tar = [place, path.as_bytes()].concat();
         let shown = Path::new(OsStr::from_bytes(&name_in_tar));
         let kind = FileType::from_raw_mode(stat.st_mode);
         header.set_entry_type(match kind {
@@ -286,39 +296,26 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Counts a new path that git ignores under the topmost ignored one.
-    fn count_ignored(&mut self, level: &Level, name: &CString, path: &RelPath, stat: &Stat) {
-        let mut top = path.as_bytes().to_vec();
-        let bytes = if places::is_directory(stat) {
-            top.push(b'/');
-            size_of(level.directory.as_fd(), name)
-        } else {
-            u64::try_from(stat.st_size).unwrap_or(0)
-        };
-        let room = self.ignored.len() < MOST_IGNORED;
-        let key = if room || self.ignored.contains_key(&top) { top } else { Vec::new() };
-        *self.ignored.entry(key).or_default() += bytes;
-    }
-}
-
-fn total(ignored: BTreeMap<Vec<u8>, u64>) -> Vec<IgnoredTotal> {
-    let show = |path: Vec<u8>| {
-        let directory = path.last() == Some(&b'/');
-        let bare = if directory { &path[..path.len() - 1] } else { &path[..] };
-        match RelPath::new(bare) {
-            Ok(path) if directory => format!("{path}/"),
-            Ok(path) => path.to_string(),
-            Err(_) => "…".to_owned(),
+    /// Counts a new path that git ignores, and sends it if it is a file that comes along.
+    fn ignored_new(
+        &mut self,
+        level: &Level,
+        name: &CString,
+        path: &RelPath,
+        stat: &Stat,
+    ) -> Result<(), Refusal> {
+        let parent = level.directory.as_fd();
+        let is_directory = places::is_directory(stat);
+        let size = kept::size_of(parent, name, stat, false);
+        let builds = is_directory || level.ignored;
+        let stays = builds && self.room.take(&size);
+        self.ignored.count(path, is_directory, size.bytes, stays);
+        let single = !builds && FileType::from_raw_mode(stat.st_mode).is_file();
+        if single && self.ignored.takes(size.bytes, &self.limits.ignored) {
+            return self.send(parent, name, IGNORED, path, stat);
         }
-    };
-    ignored.into_iter().map(|(path, bytes)| IgnoredTotal { path: show(path), bytes }).collect()
-}
-
-/// The names in a directory, last first, since they are taken from the end.
-fn sorted(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
-    let mut names = places::names(directory)?;
-    names.sort_unstable_by(|one, other| other.cmp(one));
-    Ok(names)
+        Ok(())
+    }
 }
 
 fn open_file(parent: BorrowedFd<'_>, name: &CString) -> io::Result<std::fs::File> {
@@ -345,34 +342,6 @@ impl<R: Read> Read for Whole<R> {
         }
         Ok(came)
     }
-}
-
-/// Bytes of the files in a directory, as far as it can be read; a count, nothing depends on it.
-fn size_of(parent: BorrowedFd<'_>, name: &CString) -> u64 {
-    let Ok(top) = fs::openat(parent, name, places::DIRECTORY, Mode::empty()) else { return 0 };
-    let mut bytes = 0_u64;
-    let mut stack: Vec<(OwnedFd, Vec<CString>)> = Vec::new();
-    let names = places::names(top.as_fd()).unwrap_or_default();
-    stack.push((top, names));
-    while let Some((directory, names)) = stack.last_mut() {
-        let Some(name) = names.pop() else {
-            stack.pop();
-            continue;
-        };
-        let Ok(stat) = fs::statat(&*directory, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        if !places::is_directory(&stat) {
-            bytes = bytes.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
-            continue;
-        }
-        let opened = fs::openat(&*directory, &name, places::DIRECTORY, Mode::empty());
-        if let Ok(inner) = opened
-            && stack.len() < DEEPEST
-        {
-            let names = places::names(inner.as_fd()).unwrap_or_default();
-            stack.push((inner, names));
-        }
-    }
-    bytes
 }
 
 #[cfg(test)]
@@ -404,7 +373,7 @@ mod tests {
         tar.append_link(&mut header, "l", "b").unwrap();
         let tar = tar.into_inner().unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
-        let (manifest, _) = put::write(root.as_fd(), &mut &tar[..], true).unwrap();
+        let (manifest, _) = put::write(root.as_fd(), &mut &tar[..], true, None).unwrap();
         change(place.path());
         let mut out = Vec::new();
         let report = read(root.as_fd(), &manifest, None, limits, &mut out)?;

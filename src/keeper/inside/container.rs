@@ -9,14 +9,15 @@ use rustix::fd::AsFd;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::guard::InContainer;
+use super::kept::{self, Aside};
 use super::manifest::{Manifest, Time};
 use super::{
     Doing, Inside, Refusal, cgroup, children, collect, end, fingerprint, places, posture, process,
     put, reset, sys, user,
 };
 use crate::keeper::wire::{
-    ArmRequest, Armed, CollectReport, CollectRequest, Fingerprint, PutReport, SpawnRequest,
-    WORKSPACE,
+    ArmRequest, Armed, CollectReport, CollectRequest, PutReport, ResetReport, ResetRequest,
+    SpawnRequest, WORKSPACE,
 };
 
 /// File systems whose inode numbers and ctimes can be relied on, by `statfs`: every write and every
@@ -41,6 +42,8 @@ struct State {
     template: String,
     places: Vec<Vec<u8>>,
     tree: Tree,
+    /// Build state for the next tree; only while there is none.
+    aside: Option<Aside>,
 }
 
 /// What is in the workspace.
@@ -69,26 +72,52 @@ impl Container {
         }
     }
 
-    fn restore(&self) -> Result<Fingerprint, Refusal> {
+    fn restore(&self, keep_ignored: bool) -> Result<ResetReport, Refusal> {
         self.require_rest()?;
-        let template = self.state.lock().template.clone();
-        self.state.lock().tree = Tree::Broken;
-        reset::restore(&template)?;
+        let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
+        let (template, tree, aside) = {
+            let mut state = self.state.lock();
+            let tree = std::mem::replace(&mut state.tree, Tree::Broken);
+            (state.template.clone(), tree, state.aside.take())
+        };
+        let aside = match tree {
+            Tree::Put { manifest, .. } if keep_ignored => kept::set_aside(root.as_fd(), &manifest),
+            // Nothing was put since it was set aside.
+            Tree::Empty if keep_ignored => aside,
+            _ => None,
+        };
+        let aside = aside.filter(|aside| aside.is_proved(root.as_fd()));
+        let name = aside.as_ref().map(Aside::name);
+        reset::restore(&template, name)?;
         let places = places::list()?;
+        sys::trim_memory();
+        require_no_dead()?;
+        let fingerprint = fingerprint::take(self.others()?, name)?;
+        let kept = aside.as_ref().map(Aside::report).unwrap_or_default();
         let mut state = self.state.lock();
         state.places = places;
         state.tree = Tree::Empty;
-        drop(state);
-        sys::trim_memory();
-        require_no_dead()?;
-        fingerprint::take(self.others()?)
+        state.aside = aside;
+        Ok(ResetReport { fingerprint, kept })
+    }
+
+    /// Removes what is kept if no tree was put: whatever runs now is no run on the workspace it is
+    /// of.
+    fn drop_kept(&self) -> Result<(), Refusal> {
+        let aside = {
+            let mut state = self.state.lock();
+            if matches!(state.tree, Tree::Empty) { state.aside.take() } else { None }
+        };
+        let Some(aside) = aside else { return Ok(()) };
+        let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
+        aside.remove(root.as_fd()).doing("remove kept build state")
     }
 }
 
 impl Inside for Container {
     fn arm(&self, request: &ArmRequest) -> Result<Armed, Refusal> {
         self.state.lock().template.clone_from(&request.codex_home_template);
-        let fingerprint = self.restore()?;
+        let fingerprint = self.restore(false)?.fingerprint;
         Ok(Armed { posture: posture::read()?, fingerprint })
     }
 
@@ -100,8 +129,16 @@ impl Inside for Container {
         if !matches!(self.state.lock().tree, Tree::Empty) {
             return Err(Refusal::new("the workspace holds a tree already; reset first"));
         }
-        self.state.lock().tree = Tree::Broken;
-        let (manifest, report) = user::as_user(|| put::write(root.as_fd(), tar, !reliable))?;
+        let aside = {
+            let mut state = self.state.lock();
+            state.tree = Tree::Broken;
+            state.aside.take()
+        };
+        let name = aside.as_ref().map(Aside::name);
+        let (manifest, report) = user::as_user(|| put::write(root.as_fd(), tar, !reliable, name))?;
+        if let Some(aside) = aside {
+            aside.bring_back(root.as_fd(), &manifest).doing("bring back kept build state")?;
+        }
         let manifest = std::sync::Arc::new(manifest);
         self.state.lock().tree = Tree::Put { manifest, reliable, clock: None };
         sys::trim_memory();
@@ -109,6 +146,7 @@ impl Inside for Container {
     }
 
     fn settle(&self) -> Result<(), Refusal> {
+        self.drop_kept()?;
         let newest = match &self.state.lock().tree {
             Tree::Put { manifest, clock: None, .. } => manifest.newest_unhashed(),
             Tree::Broken => {
@@ -173,8 +211,8 @@ impl Inside for Container {
         end::round(&self.proof)
     }
 
-    fn reset(&self) -> Result<Fingerprint, Refusal> {
-        self.restore()
+    fn reset(&self, request: &ResetRequest) -> Result<ResetReport, Refusal> {
+        self.restore(request.keep_ignored)
     }
 
     fn full(&self) -> Option<String> {

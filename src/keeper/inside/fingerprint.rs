@@ -7,7 +7,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Mode};
 
 use super::{Doing, Refusal, ipc, mounts, places};
-use crate::keeper::wire::Fingerprint;
+use crate::keeper::wire::{Fingerprint, WORKSPACE};
 
 /// Levels of directories that are read; deeper ones are told by what is above them.
 const DEEP: usize = 64;
@@ -21,15 +21,17 @@ const OWNERS_FLAGS: u32 = 0x6283_ccff;
 const MOST_ATTRIBUTES: usize = 64 << 10;
 
 /// Takes the fingerprint. After a reset the places hold the template and nothing else, so this is
-/// short work.
-pub(super) fn take(processes: u32) -> Result<Fingerprint, Refusal> {
+/// short work. `aside` is the one name at the top of the workspace that does not count; whoever
+/// gives it has proved what it is.
+pub(super) fn take(processes: u32, aside: Option<&CStr>) -> Result<Fingerprint, Refusal> {
     let mut hash = blake3::Hasher::new();
     for place in places::list()? {
         let shown = String::from_utf8_lossy(&place).into_owned();
-        tree(&place, &mut hash).doing(format_args!("read {shown}"))?;
+        let aside = aside.filter(|_| place == WORKSPACE.as_bytes());
+        tree(&place, aside, &mut hash).doing(format_args!("read {shown}"))?;
     }
     // /dev is a place of root's alone: what is in it must not change either.
-    tree(b"/dev", &mut hash).doing("read /dev")?;
+    tree(b"/dev", None, &mut hash).doing("read /dev")?;
     let mut table = blake3::Hasher::new();
     for mount in mounts::read()? {
         for field in [
@@ -52,7 +54,7 @@ pub(super) fn take(processes: u32) -> Result<Fingerprint, Refusal> {
 
 /// One line for each path: path, kind and mode, owner, group, size. A directory's size is left out,
 /// since some file systems never shrink it.
-fn tree(place: &[u8], hash: &mut blake3::Hasher) -> io::Result<()> {
+fn tree(place: &[u8], aside: Option<&CStr>, hash: &mut blake3::Hasher) -> io::Result<()> {
     let root = places::open(place)?;
     let stat = fs::fstat(&root)?;
     let device = stat.st_dev;
@@ -62,6 +64,9 @@ fn tree(place: &[u8], hash: &mut blake3::Hasher) -> io::Result<()> {
     while let Some((path, directory)) = stack.pop() {
         let mut names = places::names(directory.as_fd())?;
         names.sort();
+        if path == place {
+            names.retain(|name| Some(name.as_c_str()) != aside);
+        }
         for name in names {
             let stat = fs::statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
             let mut inner = path.clone();
@@ -118,7 +123,7 @@ mod tests {
 
     fn of(path: &std::path::Path) -> String {
         let mut hash = blake3::Hasher::new();
-        tree(path.as_os_str().as_bytes(), &mut hash).unwrap();
+        tree(path.as_os_str().as_bytes(), None, &mut hash).unwrap();
         hash.finalize().to_hex().to_string()
     }
 

@@ -2,6 +2,8 @@
 
 use rustix::fs::{FileType, Stat};
 
+use crate::ignored::Above;
+
 /// A time of the kernel's: seconds and nanoseconds.
 pub(super) type Time = (i64, u32);
 
@@ -41,13 +43,15 @@ pub(super) enum Verdict {
 pub(super) struct Manifest {
     paths: Vec<Box<[u8]>>,
     entries: Vec<Entry>,
+    /// What came along of the rules above the tree.
+    pub(super) above: Above,
 }
 
 impl Manifest {
     pub(super) fn new(mut nodes: Vec<(Box<[u8]>, Entry)>) -> Self {
         nodes.sort_unstable_by(|one, other| one.0.cmp(&other.0));
         let (paths, entries) = nodes.into_iter().unzip();
-        Self { paths, entries }
+        Self { paths, entries, above: Above::default() }
     }
 
     pub(super) fn len(&self) -> usize {

@@ -3,7 +3,7 @@
 //! With a read-only root they are the writable mounts, all of them, so that none can be forgotten.
 //! Without one, those that this module knows by name are added; nothing is promised for the rest.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -86,8 +86,8 @@ pub(super) fn own(places: &[Vec<u8>]) -> Result<(), Refusal> {
 }
 
 /// Removes everything in a place, whatever its modes and however deep. Other mounts within it, and
-/// the directories that lead to them, stay.
-pub(super) fn empty(path: &[u8]) -> Result<(), Refusal> {
+/// the directories that lead to them, stay, and so does the name `except` at its top.
+pub(super) fn empty(path: &[u8], except: Option<&CStr>) -> Result<(), Refusal> {
     let shown = String::from_utf8_lossy(path).into_owned();
     let doing = format!("empty {shown}");
     let place = open(path).doing(&doing)?;
@@ -97,13 +97,13 @@ pub(super) fn empty(path: &[u8]) -> Result<(), Refusal> {
     }
     let in_memory = IN_MEMORY.contains(&fs::fstatfs(&place).doing(&doing)?.f_type);
     if !in_memory {
-        unlink_files(place.as_fd(), device).doing(&doing)?;
+        unlink_files(place.as_fd(), device, except).doing(&doing)?;
     }
     let mut flattened = 0_u64;
     // Moving a deep directory up leaves new entries at the top, so look again until none is left.
     loop {
         let before = flattened;
-        clear(place.as_fd(), device, &mut flattened).doing(&doing)?;
+        clear(place.as_fd(), device, except, &mut flattened).doing(&doing)?;
         if flattened == before {
             return Ok(());
         }
@@ -115,7 +115,7 @@ type Piece = (Arc<OwnedFd>, Vec<CString>);
 
 /// Unlinks what is no directory, as far down as descriptors are spent on it. Only makes
 /// [`clear`] quick, which removes whatever is left.
-fn unlink_files(place: BorrowedFd<'_>, device: u64) -> io::Result<()> {
+fn unlink_files(place: BorrowedFd<'_>, device: u64, except: Option<&CStr>) -> io::Result<()> {
     let top = Arc::new(fs::openat(place, c".", DIRECTORY, Mode::empty())?);
     let (give, take) = sync_channel::<Piece>(UNLINKERS);
     let take = Mutex::new(take);
@@ -140,19 +140,24 @@ fn unlink_files(place: BorrowedFd<'_>, device: u64) -> io::Result<()> {
             return Ok(());
         }
         // Consumes `give` however it returns, so that the threads end and the scope with them.
-        hand_out(top, device, give)
+        hand_out(top, device, except, give)
     })
 }
 
 /// Walks down and gives the files away in pieces.
-fn hand_out(top: Arc<OwnedFd>, device: u64, give: SyncSender<Piece>) -> io::Result<()> {
+fn hand_out(
+    top: Arc<OwnedFd>,
+    device: u64,
+    except: Option<&CStr>,
+    give: SyncSender<Piece>,
+) -> io::Result<()> {
     let mut stack = vec![(top, 0_usize)];
     while let Some((directory, depth)) = stack.pop() {
         let mut piece = Vec::new();
         for entry in Dir::read_from(&directory)? {
             let entry = entry?;
             let name = entry.file_name();
-            if name == c"." || name == c".." {
+            if name == c"." || name == c".." || (depth == 0 && Some(name) == except) {
                 continue;
             }
             if entry.file_type() == FileType::Directory {
@@ -187,10 +192,15 @@ struct Level {
     name: CString,
 }
 
-fn clear(place: BorrowedFd<'_>, device: u64, flattened: &mut u64) -> io::Result<()> {
+fn clear(
+    place: BorrowedFd<'_>,
+    device: u64,
+    except: Option<&CStr>,
+    flattened: &mut u64,
+) -> io::Result<()> {
     let mut stack = vec![Level {
         directory: fs::openat(place, c".", DIRECTORY, Mode::empty())?,
-        names: names(place)?,
+        names: names(place)?.into_iter().filter(|name| Some(name.as_c_str()) != except).collect(),
         name: CString::default(),
     }];
     while let Some(level) = stack.last_mut() {
@@ -249,6 +259,13 @@ pub(super) fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     Ok(names)
 }
 
+/// The names in a directory, last first: they are taken from the end.
+pub(super) fn sorted_names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+    let mut names = names(directory)?;
+    names.sort_unstable_by(|one, other| other.cmp(one));
+    Ok(names)
+}
+
 pub(super) fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode).is_dir()
 }
@@ -286,7 +303,13 @@ mod tests {
             deep = fs::openat(&deep, c"directory", DIRECTORY, Mode::empty()).unwrap();
         }
         fs::openat(&deep, c"file", OFlags::CREATE | OFlags::WRONLY, Mode::RWXU).unwrap();
-        empty(place.path().as_os_str().as_bytes()).unwrap();
+        std::fs::create_dir(place.path().join("kept")).unwrap();
+        std::fs::write(place.path().join("kept/stays"), "x").unwrap();
+        let bytes = place.path().as_os_str().as_bytes();
+        empty(bytes, Some(c"kept")).unwrap();
+        assert!(place.path().join("kept/stays").exists());
+        assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 1);
+        empty(bytes, None).unwrap();
         assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), 0);
         assert!(outside.path().join("stays").exists());
     }

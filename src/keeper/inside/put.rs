@@ -4,7 +4,7 @@
 //! doing harm; paths are checked and opened component by component all the same, never through a
 //! link.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io::{self, Read, Write};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -13,7 +13,8 @@ use tar::EntryType;
 
 use super::manifest::{Entry, Kind, Manifest, ctime};
 use super::{Doing, Refusal, places};
-use crate::keeper::wire::PutReport;
+use crate::ignored::Above;
+use crate::keeper::wire::{PutReport, RULES_ABOVE};
 use crate::path::RelPath;
 
 /// Directories within each other at most; each level holds a file descriptor.
@@ -21,17 +22,22 @@ pub(super) const DEEPEST: usize = 512;
 
 const BUFFER: usize = 256 << 10;
 
+/// Bytes of the rules above a tree at most: some pattern files, as JSON.
+const MOST_RULES: u64 = 32 << 20;
+
 /// Contents are hashed anyway until a tree has so many bytes: that takes less time than waiting for
 /// the clock that makes their ctime a proof, see [`Manifest::newest_unhashed`].
 const SMALL_TREE: u64 = 4 << 20;
 
-/// Writes the tree into the empty directory `root`. `hashed` says that all contents must be hashed.
+/// Writes the tree into the directory `root`, which is empty but for the name `aside`. `hashed` says that all contents must be hashed.
 pub(super) fn write(
     root: BorrowedFd<'_>,
     tar: &mut dyn Read,
     hashed: bool,
+    aside: Option<&CStr>,
 ) -> Result<(Manifest, PutReport), Refusal> {
-    if !places::names(root).doing("read the workspace")?.is_empty() {
+    let names = places::names(root).doing("read the workspace")?;
+    if names.iter().any(|name| Some(name.as_c_str()) != aside) {
         return Err(Refusal::new("the workspace is not empty; reset first"));
     }
     let mut writer = Writer {
@@ -39,6 +45,7 @@ pub(super) fn write(
         open: Vec::new(),
         nodes: Vec::new(),
         closed: Vec::new(),
+        above: Above::default(),
         report: PutReport::default(),
         buffer: vec![0; BUFFER],
         hashed,
@@ -52,7 +59,9 @@ pub(super) fn write(
     // What follows the end of the archive is padding; the stream must end well all the same.
     io::copy(tar, &mut io::sink()).doing("read the tree to its end")?;
     writer.close_directories()?;
-    Ok((Manifest::new(writer.nodes), writer.report))
+    let mut manifest = Manifest::new(writer.nodes);
+    manifest.above = writer.above;
+    Ok((manifest, writer.report))
 }
 
 struct Writer<'a> {
@@ -62,6 +71,7 @@ struct Writer<'a> {
     nodes: Vec<(Box<[u8]>, Entry)>,
     /// Directories whose modes keep their owner out, applied last.
     closed: Vec<(RelPath, u32)>,
+    above: Above,
     report: PutReport,
     buffer: Vec<u8>,
     hashed: bool,
@@ -71,7 +81,7 @@ impl Writer<'_> {
     fn entry<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Refusal> {
         let kind = entry.header().entry_type();
         if kind == EntryType::XGlobalHeader {
-            return Ok(());
+            return self.global(entry);
         }
         let mut bytes = entry.path_bytes().into_owned();
         while bytes.last() == Some(&b'/') {
@@ -91,6 +101,15 @@ impl Writer<'_> {
             EntryType::Regular | EntryType::Continuous => self.file(&path, &name, mode, entry),
             other => Err(Refusal(format!("{path}: a {other:?} entry cannot be put"))),
         }
+    }
+
+    fn global<R: Read>(&mut self, entry: &mut tar::Entry<'_, R>) -> Result<(), Refusal> {
+        if *entry.path_bytes() == *RULES_ABOVE.as_bytes() {
+            let mut bytes = Vec::new();
+            entry.take(MOST_RULES).read_to_end(&mut bytes).doing("read the tree")?;
+            self.above = serde_json::from_slice(&bytes).doing("read the rules above the tree")?;
+        }
+        Ok(())
     }
 
     fn parent(&self) -> BorrowedFd<'_> {
@@ -275,7 +294,7 @@ mod tests {
         make(&mut builder);
         let bytes = builder.into_inner().unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
-        let done = write(root.as_fd(), &mut &bytes[..], true).map(|(manifest, _)| manifest);
+        let done = write(root.as_fd(), &mut &bytes[..], true, None).map(|(manifest, _)| manifest);
         (place, done)
     }
 
@@ -352,7 +371,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         std::fs::write(place.path().join("old"), "").unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
-        let error = write(root.as_fd(), &mut io::empty(), false).unwrap_err();
+        let error = write(root.as_fd(), &mut io::empty(), false, Some(c"other")).unwrap_err();
         assert!(error.0.contains("not empty"), "{error}");
     }
 }

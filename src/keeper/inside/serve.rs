@@ -28,7 +28,8 @@ use crate::keeper::frame::{FrameReader, FrameWriter, Kind, MAX_DATA};
 use crate::keeper::mux::{self, Opener, Side, Stream};
 use crate::keeper::silence::Silence;
 use crate::keeper::wire::{
-    ArmRequest, Armed, CollectRequest, EndReport, Hello, PROTOCOL, PutReport, Request, SpawnRequest,
+    ArmRequest, Armed, CollectRequest, EndReport, Hello, PROTOCOL, PutReport, Request, ResetReport,
+    ResetRequest, SpawnRequest,
 };
 
 /// Rounds of killing at most, and the pause between two.
@@ -116,7 +117,7 @@ impl<I: Inside> Core<I> {
             Request::Ping => reply(&mut writer, Ok(())).await,
             Request::Arm(request) => reply(&mut writer, self.arm(request).await).await,
             Request::End => reply(&mut writer, self.end().await).await,
-            Request::Reset => reply(&mut writer, self.reset().await).await,
+            Request::Reset(request) => reply(&mut writer, self.reset(request).await).await,
             Request::Put => {
                 let done = self.put(reader).await;
                 reply(&mut writer, done).await;
@@ -157,7 +158,7 @@ impl<I: Inside> Core<I> {
         end_all(&*self.inside).await
     }
 
-    async fn reset(self: &Arc<Self>) -> Result<crate::keeper::wire::Fingerprint, Refusal> {
+    async fn reset(self: &Arc<Self>, request: ResetRequest) -> Result<ResetReport, Refusal> {
         // First of all, so that what holds the tree comes to its end.
         require_end(self.end().await?)?;
         let _tree = self.tree.lock().await;
@@ -165,10 +166,10 @@ impl<I: Inside> Core<I> {
         // What a dead program connected and nobody took yet would reach the next job's host.
         self.close_listeners().await;
         let inside = Arc::clone(&self.inside);
-        let fingerprint = blocking(move || inside.reset()).await?;
+        let report = blocking(move || inside.reset(&request)).await?;
         self.listen().await?;
         self.job.store(false, Ordering::Relaxed);
-        Ok(fingerprint)
+        Ok(report)
     }
 
     async fn put(self: &Arc<Self>, mut reader: Reader) -> Result<PutReport, Refusal> {

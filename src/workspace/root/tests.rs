@@ -70,6 +70,7 @@ fn config() -> WorkspaceConfig {
         allowed: Vec::new(),
         exclude: Vec::new(),
         ignored: Ignored::Files,
+        keep_ignored: true,
         max_bytes: 0,
         max_files: 0,
         protect: Vec::new(),
@@ -185,6 +186,43 @@ fn some_places_are_refused_whatever_is_allowed() {
     symlink(home.path("home"), home.path("else/link")).unwrap();
     assert_eq!(home.refused(&roots, "else/link").0, ErrorKind::WorkspaceRefused);
     roots.resolve(Some(&home.text("else")), None).unwrap();
+}
+
+#[test]
+fn a_repositorys_own_directory_is_refused() {
+    let home = Home::new();
+    let mut config = config();
+    config.allowed = vec!["/".into()];
+    let roots = home.roots_of(&config, &[], None);
+    for directory in [
+        "home/project/.git/hooks",
+        "home/project/.git/modules/x",
+        "home/odd/.GIT",
+        "home/bare.git/hooks",
+        "home/bare.git/objects",
+        "home/bare.git/refs",
+        "home/bare.git/tree/src",
+        "home/objects",
+    ] {
+        std::fs::create_dir_all(home.path(directory)).unwrap();
+    }
+    std::fs::write(home.path("home/bare.git/HEAD"), "ref: refs/heads/main\n").unwrap();
+    std::fs::write(home.path("home/bare.git/tree/.git"), "gitdir: ../worktrees/tree\n").unwrap();
+    for (repo, word) in [
+        ("home/project/.git", "it is git's own directory"),
+        ("home/project/.git/hooks", "it lies in git's own directory"),
+        ("home/project/.git/modules/x", "it lies in git's own directory"),
+        ("home/odd/.GIT", "it is git's own directory"),
+        ("home/bare.git", "it is git's own directory"),
+        ("home/bare.git/hooks", "it lies in git's own directory"),
+    ] {
+        let (kind, text) = home.refused(&roots, repo);
+        assert_eq!(kind, ErrorKind::WorkspaceRefused, "{repo}");
+        assert!(text.contains(word), "{repo}: {text}");
+    }
+    for repo in ["home/project", "home/bare.git/tree", "home/bare.git/tree/src", "home/objects"] {
+        roots.resolve(Some(&home.text(repo)), None).unwrap();
+    }
 }
 
 #[test]

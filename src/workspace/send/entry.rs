@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 
 use tar::{EntryType, Header};
 
+use crate::ignored::Above;
 use crate::keeper::wire;
 
 const BLOCK: usize = 512;
@@ -23,6 +24,15 @@ pub(super) struct Entries<W: Write> {
 impl<W: Write> Entries<W> {
     pub(super) fn new(out: W) -> Self {
         Self { out: BufWriter::with_capacity(BUFFER, out) }
+    }
+
+    /// The rules that hold in the tree and are not in it.
+    pub(super) fn rules_above(&mut self, above: &Above) -> io::Result<()> {
+        let bytes = serde_json::to_vec(above)?;
+        let size = bytes.len() as u64;
+        self.head(EntryType::XGlobalHeader, wire::RULES_ABOVE.as_bytes(), None, size, 0o644, 0)?;
+        self.data(&bytes)?;
+        self.end_file(size, 0)
     }
 
     pub(super) fn directory(&mut self, path: &[u8], mtime: i64) -> io::Result<()> {

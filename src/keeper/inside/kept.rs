@@ -1,0 +1,389 @@
+//! Build state that stays for the next tree of the same workspace.
+//!
+//! ```text
+//!  tree at rest ── set_aside ──> root's alone, beside the emptied ── put ── bring_back ──> in its place,
+//!                                workspace                                                or removed
+//! ```
+//!
+//! What is kept is renamed, not copied: the topmost directories that git ignores and that were not
+//! put, into one directory of root's. So the place is emptied and proved as ever, a tree is put into
+//! an empty workspace as ever, and nothing of what was kept is in the way of it. What a run planted
+//! in there, links, hard links, modes, stays what it was within the run: the same user's, in the
+//! same workspace. Special files are removed, and what is not the user's own is not kept.
+
+use std::ffi::{CStr, CString};
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{self, AtFlags, Dir, FileType, Mode, RenameFlags, Stat};
+use rustix::io::Errno;
+
+use super::ignored_new::shown;
+use super::manifest::Manifest;
+use super::places;
+use super::wanted::Rules;
+use crate::keeper::wire::{IgnoredTotal, USER, WORKSPACE};
+
+/// Bytes on the disk that are kept at most: some debug builds of large projects, and still a small
+/// part of the disks that containers are on.
+const MAX_BYTES: u64 = 8 << 30;
+
+/// Files, directories and links that are kept at most; a reset looks at each.
+const MAX_NODES: u64 = 500_000;
+
+/// Topmost paths that are kept at most.
+const MOST: usize = 1000;
+
+/// Nothing is kept on a disk that has less room: the next run needs it.
+const FREE: u64 = 1 << 30;
+
+/// Directories within each other; what is deeper is not kept. A level holds a descriptor.
+const DEEP: usize = 128;
+
+/// How much more is kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Room {
+    bytes: u64,
+    nodes: u64,
+    paths: usize,
+}
+
+/// How large something is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    /// Bytes of its files, as they tell it.
+    pub(super) bytes: u64,
+    /// Bytes on the disk.
+    disk: u64,
+    nodes: u64,
+    /// It is deeper than is kept, on another device, or not the user's.
+    odd: bool,
+}
+
+impl Room {
+    /// How much is kept on the disk that `root` is on.
+    pub(super) fn on(root: BorrowedFd<'_>) -> Self {
+        let free = fs::fstatvfs(root).map_or(0, |disk| disk.f_bavail.saturating_mul(disk.f_frsize));
+        Self { bytes: if free < FREE { 0 } else { MAX_BYTES }, nodes: MAX_NODES, paths: MOST }
+    }
+
+    /// Whether something of `size` is kept besides what was kept so far.
+    pub(super) fn take(&mut self, size: &Size) -> bool {
+        if size.odd || size.disk > self.bytes || size.nodes > self.nodes || self.paths == 0 {
+            return false;
+        }
+        self.bytes -= size.disk;
+        self.nodes -= size.nodes;
+        self.paths -= 1;
+        true
+    }
+}
+
+/// How large `name` in `parent` is, with all that is in it; as far as it can be read. `sweep` also
+/// removes the special files in it.
+pub(super) fn size_of(parent: BorrowedFd<'_>, name: &CStr, stat: &Stat, sweep: bool) -> Size {
+    let mut size = Size::default();
+    let device = stat.st_dev;
+    count(&mut size, stat, device);
+    if !places::is_directory(stat) {
+        return size;
+    }
+    let mut stack: Vec<(OwnedFd, Dir)> = Vec::new();
+    match open(parent, name) {
+        Some(top) => stack.push(top),
+        None => size.odd = true,
+    }
+    while let Some((directory, entries)) = stack.last_mut() {
+        let entry = match entries.next() {
+            Some(Ok(entry)) => entry,
+            Some(Err(_)) => {
+                size.odd = true;
+                stack.pop();
+                continue;
+            }
+            None => {
+                stack.pop();
+                continue;
+            }
+        };
+        let name = entry.file_name();
+        if name == c"." || name == c".." {
+            continue;
+        }
+        let Ok(stat) = fs::statat(&*directory, name, AtFlags::SYMLINK_NOFOLLOW) else {
+            size.odd = true;
+            continue;
+        };
+        if sweep && !can_stay(&stat) {
+            size.odd |= fs::unlinkat(&*directory, name, AtFlags::empty()).is_err();
+            continue;
+        }
+        count(&mut size, &stat, device);
+        if places::is_directory(&stat) {
+            match open(directory.as_fd(), name) {
+                Some(inner) if stack.len() < DEEP => stack.push(inner),
+                _ => size.odd = true,
+            }
+        }
+    }
+    size
+}
+
+fn count(size: &mut Size, stat: &Stat, device: u64) {
+    size.nodes += 1;
+    size.disk = size.disk.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0) * 512);
+    if !places::is_directory(stat) {
+        size.bytes = size.bytes.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
+    }
+    size.odd |= stat.st_dev != device || stat.st_uid != USER || stat.st_gid != USER;
+}
+
+fn open(parent: BorrowedFd<'_>, name: &CStr) -> Option<(OwnedFd, Dir)> {
+    let directory = fs::openat(parent, name, places::DIRECTORY, Mode::empty()).ok()?;
+    let entries = Dir::read_from(&directory).ok()?;
+    Some((directory, entries))
+}
+
+/// Whether it is of a kind that may stay.
+fn can_stay(stat: &Stat) -> bool {
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    kind.is_file() || kind.is_dir() || kind.is_symlink()
+}
+
+/// What was set aside. It is only what the name says while it is proved.
+#[derive(Debug)]
+pub(super) struct Aside {
+    /// Of root's directory at the top of the workspace; what was kept has its number as its name.
+    name: CString,
+    directory: OwnedFd,
+    kept: Vec<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    path: Vec<u8>,
+    is_directory: bool,
+    bytes: u64,
+}
+
+/// Moves what is to be kept of the workspace `root` aside. The tree must be at rest. `None` if there
+/// is nothing, or it could not be done; what was moved is then removed with everything else.
+pub(super) fn set_aside(root: BorrowedFd<'_>, manifest: &Manifest) -> Option<Aside> {
+    // A name that nobody can have guessed: neither a run nor the next tree has it.
+    let name = format!(".codex-keeper-aside-{:016x}", RandomState::new().build_hasher().finish());
+    let name = CString::new(name).ok()?;
+    fs::mkdirat(root, &name, Mode::RWXU).ok()?;
+    let directory = fs::openat(root, &name, places::DIRECTORY, Mode::empty()).ok()?;
+    let mut aside = Aside { name, directory, kept: Vec::new() };
+    let device = fs::fstat(&aside.directory).ok()?.st_dev;
+    let found = aside.find(root, manifest, device, Room::on(root));
+    if found.is_none() || aside.kept.is_empty() {
+        return None;
+    }
+    Some(aside)
+}
+
+/// A directory on the way down.
+struct Level {
+    directory: OwnedFd,
+    names: Vec<CString>,
+    path: Vec<u8>,
+    rules: Rules,
+    /// git ignores it, though something in it was put.
+    ignored: bool,
+}
+
+impl Aside {
+    /// Its name at the top of the workspace.
+    pub(super) fn name(&self) -> &CStr {
+        &self.name
+    }
+
+    /// Topmost paths and sizes of what was kept.
+    pub(super) fn report(&self) -> Vec<IgnoredTotal> {
+        let told = |kept: &Kept| IgnoredTotal {
+            path: shown(&kept.path, kept.is_directory),
+            bytes: kept.bytes,
+            stays: true,
+        };
+        self.kept.iter().map(told).collect()
+    }
+
+    /// Whether it still lies where it was made, is root's alone, and holds what was kept and nothing
+    /// else.
+    pub(super) fn is_proved(&self, root: BorrowedFd<'_>) -> bool {
+        let there = fs::statat(root, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        let (Ok(there), Ok(held)) = (there, fs::fstat(&self.directory)) else { return false };
+        let owned = (held.st_uid, held.st_mode & 0o7777) == (0, 0o700);
+        let same = (there.st_dev, there.st_ino) == (held.st_dev, held.st_ino);
+        let Ok(mut names) = places::names(self.directory.as_fd()) else { return false };
+        let mut numbers: Vec<CString> = (0..self.kept.len()).filter_map(number).collect();
+        names.sort_unstable();
+        numbers.sort_unstable();
+        owned && same && names == numbers
+    }
+
+    /// Removes it and all that is in it.
+    pub(super) fn remove(self, root: BorrowedFd<'_>) -> std::io::Result<()> {
+        let mut path = WORKSPACE.as_bytes().to_vec();
+        path.push(b'/');
+        path.extend_from_slice(self.name.to_bytes());
+        places::empty(&path, None).map_err(std::io::Error::other)?;
+        Ok(fs::unlinkat(root, &self.name, AtFlags::REMOVEDIR)?)
+    }
+
+    fn find(
+        &mut self,
+        root: BorrowedFd<'_>,
+        manifest: &Manifest,
+        device: u64,
+        mut room: Room,
+    ) -> Option<()> {
+        let mut stack = vec![Level {
+            directory: fs::openat(root, c".", places::DIRECTORY, Mode::empty()).ok()?,
+            names: places::sorted_names(root).ok()?,
+            path: Vec::new(),
+            rules: Rules::top(root, &manifest.above),
+            ignored: false,
+        }];
+        while let Some(level) = stack.last_mut() {
+            let Some(name) = level.names.pop() else {
+                stack.pop();
+                continue;
+            };
+            // No repository is build state, and the one at the top is made anew with each tree.
+            if name.as_c_str() == c".git" || (level.path.is_empty() && name == self.name) {
+                continue;
+            }
+            let mut path = level.path.clone();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name.as_bytes());
+            let stat = fs::statat(&level.directory, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+            let is_directory = places::is_directory(&stat);
+            let put = manifest.find(&path).is_some();
+            let by_rule = is_directory && level.rules.ignored_new(&path, true);
+            if !put {
+                let parent = level.directory.as_fd();
+                let ignored = level.ignored
+                    || by_rule
+                    || (is_directory && level.rules.says_so_itself(parent, &name, &path));
+                if ignored {
+                    if can_stay(&stat) && stat.st_dev == device {
+                        let size = size_of(parent, &name, &stat, true);
+                        if room.take(&size) {
+                            let to = number(self.kept.len())?;
+                            fs::renameat(parent, &name, &self.directory, &to).ok()?;
+                            self.kept.push(Kept { path, is_directory, bytes: size.bytes });
+                        }
+                    }
+                    continue;
+                }
+            }
+            if !is_directory || stat.st_dev != device || stack.len() >= DEEP {
+                continue;
+            }
+            let level = stack.last()?;
+            let directory =
+                fs::openat(&level.directory, &name, places::DIRECTORY, Mode::empty()).ok()?;
+            let next = Level {
+                names: places::sorted_names(directory.as_fd()).ok()?,
+                rules: level.rules.enter(directory.as_fd(), &path),
+                ignored: level.ignored || by_rule,
+                directory,
+                path,
+            };
+            stack.push(next);
+        }
+        Some(())
+    }
+
+    /// Moves everything to its path in the tree that was just put into `root`, if that path is still
+    /// an ignored one by the rules of this tree and nothing that was put is there; a directory that
+    /// was put and is ignored takes in what it has not. What has no place any more is removed.
+    /// Nothing may run meanwhile.
+    pub(super) fn bring_back(
+        self,
+        root: BorrowedFd<'_>,
+        manifest: &Manifest,
+    ) -> std::io::Result<()> {
+        let mut way = Way { root, open: Vec::new(), top: Rules::top(root, &manifest.above) };
+        for (index, kept) in self.kept.iter().enumerate() {
+            if let Some(name) = number(index) {
+                // What cannot be brought back goes with the rest.
+                let _ = way.bring_back(self.directory.as_fd(), &name, kept);
+            }
+        }
+        self.remove(root)
+    }
+}
+
+/// The directories that lead to the path last brought back, with the rules in each.
+struct Way<'a> {
+    root: BorrowedFd<'a>,
+    open: Vec<(Vec<u8>, OwnedFd, Rules, bool)>,
+    top: Rules,
+}
+
+impl Way<'_> {
+    fn bring_back(&mut self, from: BorrowedFd<'_>, name: &CStr, kept: &Kept) -> Option<()> {
+        let mut components: Vec<&[u8]> = kept.path.split(|byte| *byte == b'/').collect();
+        let last = CString::new(components.pop()?).ok()?;
+        let same =
+            self.open.iter().zip(&components).take_while(|(open, want)| open.0 == **want).count();
+        self.open.truncate(same);
+        let mut path = components[..same].join(&b'/');
+        for component in &components[same..] {
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(component);
+            let (parent, rules, ignored) = self.here();
+            let ignored = ignored || rules.ignored_new(&path, true);
+            let name = CString::new(*component).ok()?;
+            let directory = fs::openat(parent, &name, places::DIRECTORY, Mode::empty()).ok()?;
+            let rules = rules.enter(directory.as_fd(), &path);
+            self.open.push((component.to_vec(), directory, rules, ignored));
+        }
+        let (parent, rules, ignored) = self.here();
+        let ignored = ignored
+            || (kept.is_directory
+                && (rules.ignored_new(&kept.path, true)
+                    || rules.says_so_itself(from, name, &kept.path)));
+        if ignored { merge(from, name, parent, &last, DEEP).ok() } else { None }
+    }
+
+    fn here(&self) -> (BorrowedFd<'_>, &Rules, bool) {
+        match self.open.last() {
+            Some((_, directory, rules, ignored)) => (directory.as_fd(), rules, *ignored),
+            None => (self.root, &self.top, false),
+        }
+    }
+}
+
+/// Moves `from/name` to `to/target`; into it, where both are directories. What is there already
+/// stays as it is.
+fn merge(
+    from: BorrowedFd<'_>,
+    name: &CStr,
+    to: BorrowedFd<'_>,
+    target: &CStr,
+    depth: usize,
+) -> rustix::io::Result<()> {
+    match fs::renameat_with(from, name, to, target, RenameFlags::NOREPLACE) {
+        Err(Errno::EXIST) if depth > 0 => {}
+        done => return done,
+    }
+    let open = |parent, name| fs::openat(parent, name, places::DIRECTORY, Mode::empty());
+    // Where either is no directory, what was put stays alone.
+    let (Ok(inner), Ok(there)) = (open(from, name), open(to, target)) else { return Ok(()) };
+    for name in places::names(inner.as_fd()).map_err(|_| Errno::IO)? {
+        merge(inner.as_fd(), &name, there.as_fd(), &name, depth - 1)?;
+    }
+    Ok(())
+}
+
+fn number(index: usize) -> Option<CString> {
+    CString::new(index.to_string()).ok()
+}
