@@ -317,7 +317,8 @@ impl Host {
 #[derive(Debug)]
 pub struct Looking<'a> {
     host: &'a Host,
-    last: Option<(Option<RelPath>, OwnedFd)>,
+    /// The directory of the last path, with its slash.
+    last: Option<(Vec<u8>, OwnedFd)>,
 }
 
 impl<'a> Looking<'a> {
@@ -344,10 +345,11 @@ impl<'a> Looking<'a> {
     }
 
     fn stat(&mut self, path: &RelPath) -> Result<Stat, Errno> {
-        let parent = path.parent();
+        let name = path.name().len();
+        let parent = &path.as_bytes()[..path.as_bytes().len() - name];
         if self.last.as_ref().is_none_or(|(last, _)| *last != parent) {
-            let directory = self.host.directory(parent.as_ref())?;
-            self.last = Some((parent, directory));
+            let directory = self.host.directory(path.parent().as_ref())?;
+            self.last = Some((parent.to_vec(), directory));
         }
         match &self.last {
             Some((_, parent)) => statat(parent, path.name(), AtFlags::SYMLINK_NOFOLLOW),

@@ -9,6 +9,7 @@ mod apply_later;
 mod bad_input;
 mod cancel;
 mod ignored;
+mod interrupted;
 mod kill;
 mod leftovers;
 mod main_job;
