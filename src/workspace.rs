@@ -42,6 +42,7 @@ pub mod host;
 pub mod limits;
 #[cfg(feature = "host")]
 pub mod lock;
+pub mod merge;
 pub mod receive;
 #[cfg(feature = "host")]
 pub mod root;
@@ -49,6 +50,7 @@ pub mod root;
 pub mod select;
 #[cfg(feature = "host")]
 pub mod send;
+pub mod undo;
 
 /// A workspace that was found, checked and opened.
 #[derive(Clone, Debug)]

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::workspace::apply::OnConflict;
+
 /// The section `[workspace]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +32,8 @@ pub struct WorkspaceConfig {
     pub lock_timeout: Duration,
     /// Patterns for files that are held for a person, because editors or agents execute them.
     pub protect: Vec<String>,
+    /// What becomes of a change set of which some paths cannot be applied.
+    pub on_conflict: OnConflict,
 }
 
 /// What happens to files that git ignores.

@@ -41,6 +41,7 @@ mod config;
 pub(in crate::workspace) mod index;
 pub mod lfs;
 mod made;
+pub(in crate::workspace) mod merge;
 mod place;
 mod refs;
 

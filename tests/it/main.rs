@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod apply_later;
 mod bad_input;
 mod cancel;
 mod commits;
@@ -23,3 +24,5 @@ mod suggest;
 mod support;
 mod told;
 mod two_jobs;
+mod undo;
+mod unfinished;

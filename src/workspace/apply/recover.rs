@@ -121,6 +121,19 @@ pub fn recover_all(state: &Path) {
     }
 }
 
+/// The runs of which an apply or an undo was interrupted and is not recovered yet. Blocks.
+///
+/// # Errors
+///
+/// The journals cannot be looked for, or one is damaged.
+pub fn pending_runs(state: &Path) -> Result<Vec<String>, JournalError> {
+    let mut runs = Vec::new();
+    for path in journal::list(state)? {
+        runs.extend(journal::read(&path)?.map(|found| found.intent.run));
+    }
+    Ok(runs)
+}
+
 /// Sentences about what was recovered of a run, for its result.
 pub fn notes(folder: &Path) -> Vec<String> {
     let text = fs::read_to_string(folder.join(NOTES)).unwrap_or_default();

@@ -75,6 +75,7 @@ fn config() -> WorkspaceConfig {
         max_files: 0,
         lock_timeout: std::time::Duration::ZERO,
         protect: Vec::new(),
+        on_conflict: crate::workspace::apply::OnConflict::HoldAll,
     }
 }
 
