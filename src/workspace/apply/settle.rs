@@ -232,6 +232,15 @@ impl Work {
         target: &RelPath,
         expected: &BaseNode,
     ) -> Result<(Option<Lease>, PreImage), Differs> {
+        // A program that forks has a copy of a file it writes open for a moment longer.
+        for _ in 0..PATIENCE {
+            match self.host.open(temp).map(|file| self.lease(file)) {
+                Ok(Err(Differs::Written(LeaseError::Writer))) => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                _ => break,
+            }
+        }
         let mut before = self.before.take();
         let mut at = 0;
         let mut attributes = Vec::new();
