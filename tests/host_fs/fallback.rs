@@ -1,0 +1,186 @@
+//! File systems that cannot exchange two names, link, or hold a mode: what is applied is right all
+//! the same, and what was less than the best is said.
+
+use std::fs;
+use std::path::Path;
+
+use crate::ground::{Ground, Mounted, alone};
+use crate::need;
+use crate::place::{Place, Run, Tree, What, link, set_executable, write};
+
+/// A workspace, and what Codex makes of it: every kind of change, links aside.
+fn every_kind(place: &Place) -> Run<'_> {
+    place
+        .write("changed", "old")
+        .write("gone", "old gone")
+        .write("nest/deep/x", "old x")
+        .write("file-to-dir", "old f")
+        .write("dir-to-file/x", "old d")
+        .write("stays", "stays");
+    place.codex(|app| {
+        write(app, "changed", "new and longer");
+        fs::remove_file(app.join("gone")).unwrap();
+        fs::remove_dir_all(app.join("nest")).unwrap();
+        fs::remove_file(app.join("file-to-dir")).unwrap();
+        write(app, "file-to-dir/y", "y");
+        fs::remove_dir_all(app.join("dir-to-file")).unwrap();
+        write(app, "dir-to-file", "f");
+        write(app, "new/deep/z", "z");
+        fs::create_dir(app.join("empty")).unwrap();
+    })
+}
+
+fn texts(tree: &Tree) -> Vec<String> {
+    tree.iter()
+        .map(|(name, seen)| match &seen.what {
+            What::File(bytes) => format!("{name}: {}", String::from_utf8_lossy(bytes)),
+            What::Directory => format!("{name}/"),
+            other => format!("{name}: {other:?}"),
+        })
+        .collect()
+}
+
+const AFTER: [&str; 9] = [
+    "changed: new and longer",
+    "dir-to-file: f",
+    "empty/",
+    "file-to-dir/",
+    "file-to-dir/y: y",
+    "new/",
+    "new/deep/",
+    "new/deep/z: z",
+    "stays: stays",
+];
+
+/// What was displaced is in the run folder, whatever way it was displaced.
+fn is_kept(run: &Run<'_>) {
+    for text in ["old", "old gone", "old x", "old f", "old d"] {
+        assert!(run.has_bytes(text.as_bytes()), "{text}");
+    }
+}
+
+#[test]
+fn every_kind_of_change_is_applied_without_exchange() {
+    for ground in [Ground::Ntfs, Ground::Exfat] {
+        need!(ground);
+        alone(|dir| {
+            let mount = Mounted::new(ground, &dir.join("m"));
+            let place = Place::new(mount.path(), dir);
+            let mut run = every_kind(&place);
+            let told = run.is_applied();
+            assert_eq!(texts(&place.tree()), AFTER, "{told:?}");
+            is_kept(&run);
+            assert!(
+                told.notes.iter().any(|note| note.contains("cannot exchange")),
+                "{ground:?}: {told:?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn every_kind_of_change_is_applied_where_exchange_is_and_nothing_is_noted() {
+    let grounds = [
+        Ground::Ext4 { size: 4 << 20 },
+        Ground::Tmpfs { size: 4 << 20, inodes: 1000 },
+        Ground::Overlay,
+    ];
+    for ground in grounds {
+        need!(ground);
+        alone(|dir| {
+            let mount = Mounted::new(ground, &dir.join("m"));
+            let place = Place::new(mount.path(), dir);
+            let mut run = every_kind(&place);
+            let told = run.is_applied();
+            assert_eq!(texts(&place.tree()), AFTER, "{told:?}");
+            is_kept(&run);
+            assert_eq!(told.notes, Vec::<String>::new(), "{ground:?}");
+        });
+    }
+}
+
+/// The files lie in the layer below, which is never written.
+#[test]
+fn files_of_a_layer_below_are_replaced_and_deleted() {
+    need!(Ground::Overlay);
+    alone(|dir| {
+        let lower = dir.join("m.lower/ws");
+        for (name, text) in [("changed", "old"), ("gone", "old gone"), ("d/x", "old x")] {
+            write(&lower, name, text);
+        }
+        let mount = Mounted::new(Ground::Overlay, &dir.join("m"));
+        let place = Place::new(mount.path(), dir);
+        let mut run = place.codex(|app| {
+            write(app, "changed", "new");
+            fs::remove_file(app.join("gone")).unwrap();
+            fs::remove_dir_all(app.join("d")).unwrap();
+        });
+        run.is_applied();
+        assert_eq!(texts(&place.tree()), ["changed: new"]);
+        assert_eq!(fs::read(lower.join("changed")).unwrap(), b"old");
+        assert_eq!(fs::read(lower.join("d/x")).unwrap(), b"old x");
+    });
+}
+
+#[test]
+fn links_and_modes_come_where_they_can_be() {
+    need!(Ground::Ntfs);
+    alone(|dir| {
+        let mount = Mounted::new(Ground::Ntfs, &dir.join("m"));
+        let place = Place::new(mount.path(), dir);
+        place.write("a", "a").write("b", "b");
+        link(&place.workspace.path, "moves", "a");
+        let mut run = place.codex(|app| {
+            fs::remove_file(app.join("moves")).unwrap();
+            link(app, "moves", "b");
+            link(app, "new-link", "a");
+            set_executable(&app.join("a"), true);
+        });
+        run.is_applied();
+        let tree = place.tree();
+        assert_eq!(tree["moves"].what, What::Link("b".into()));
+        assert_eq!(tree["new-link"].what, What::Link("a".into()));
+        assert_eq!((tree["a"].mode & 0o777, tree["b"].mode & 0o777), (0o755, 0o644));
+    });
+}
+
+/// On exFAT every file is executable, whatever is asked for.
+#[test]
+fn a_mode_that_cannot_be_held_is_said_and_nothing_else_suffers() {
+    need!(Ground::Exfat);
+    alone(|dir| {
+        let mount = Mounted::new(Ground::Exfat, &dir.join("m"));
+        let place = Place::new(mount.path(), dir);
+        place.write("a", "a").write("b", "b");
+        let mut run = place.codex(|app| {
+            set_executable(&app.join("a"), false);
+            write(app, "b", "new b");
+        });
+        run.is_refused(&[("a", "cannot hold")]);
+        assert_eq!(place.text("b"), "new b");
+    });
+}
+
+/// After half of the steps were taken, one is refused; the way back has to work here as well.
+#[test]
+fn the_way_back_works_without_exchange() {
+    for ground in [Ground::Ntfs, Ground::Exfat] {
+        need!(ground);
+        alone(|dir| {
+            let mount = Mounted::new(ground, &dir.join("m"));
+            let place = Place::new(mount.path(), dir);
+            let mut run = every_kind(&place);
+            // It is looked at only when it is its turn, the last one.
+            user_makes(&place.at("new"), "user");
+            run.is_refused(&[
+                ("new", "exists on the host"),
+                ("new/deep", "it"),
+                ("new/deep/z", "it"),
+            ]);
+        });
+    }
+}
+
+fn user_makes(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+}
