@@ -42,6 +42,7 @@ use crate::pool::owner::Owner;
 use crate::pool::status::PoolStatus;
 use crate::pool::sweep::Sweeper;
 use crate::record::prune;
+use crate::workspace::apply::recover::recover_all;
 use crate::workspace::classify::Policy;
 use crate::workspace::root::Roots;
 
@@ -146,7 +147,8 @@ impl fmt::Debug for Orchestrator {
 
 impl Orchestrator {
     /// Claims an owner's identity and begins to fill the pool, in the background: nothing of the
-    /// engine is waited for. Must be called in a tokio runtime.
+    /// engine is waited for. What a killed server left half applied is put right in the background
+    /// too; a run on such a workspace does it first. Must be called in a tokio runtime.
     ///
     /// # Errors
     ///
@@ -157,6 +159,8 @@ impl Orchestrator {
             .map_err(|error| Failure::new(ErrorKind::InvalidArgument, error.to_string()))?;
         let owner = Owner::claim(&places.state)
             .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
+        let state = places.state.clone();
+        tokio::task::spawn_blocking(move || recover_all(&state));
         let sweeper = Sweeper::new(owner.label(), &places.state);
         let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into());
         let pool = Pool::start(starter, config.pool.clone());

@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::change::{BaseNode, Stamp};
 use crate::path::RelPath;
 
 pub mod apply;
@@ -112,11 +113,35 @@ pub struct Snapshot {
     pub files: u64,
     /// Bytes of these files.
     pub bytes: u64,
+    /// The time before anything was read, by the clock that files get their times from: seconds
+    /// and nanoseconds.
+    pub taken: (i64, u32),
 }
 
 impl Snapshot {
     /// The longest list of what stayed home.
     pub const MAX_STAYED_HOME: usize = 500;
+
+    /// What a path was, for the comparison when changes come back. A file that was changed shortly
+    /// before it was read gets no stamp: another change in the same tick of the clock would leave
+    /// its times as they are.
+    pub fn base(&self, path: &RelPath) -> Option<BaseNode> {
+        let node = self.nodes.get(path)?;
+        let settled = node.kind == NodeKind::File && node.ctime < self.taken;
+        let Node { dev, ino, mtime, ctime, .. } = *node;
+        let stamp = settled.then_some(Stamp { dev, ino, mtime, ctime });
+        Some(BaseNode { stamp, ..BaseNode::from(node) })
+    }
+}
+
+/// The present time less one tick, by the clock that files get their times from.
+fn before_this_tick() -> (i64, u32) {
+    use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
+    let clock = ClockId::RealtimeCoarse;
+    let (Timespec { tv_sec, tv_nsec }, tick) = (clock_gettime(clock), clock_getres(clock));
+    let nsec = tv_nsec - tick.tv_nsec;
+    let (sec, nsec) = if nsec < 0 { (tv_sec - 1, nsec + 1_000_000_000) } else { (tv_sec, nsec) };
+    (sec, u32::try_from(nsec).unwrap_or(0))
 }
 
 /// Something that did not go into the container.

@@ -139,6 +139,9 @@ pub struct Stamp {
 pub struct PreImage {
     /// Where in `before.tar` a file's bytes begin; 0 for what is no file.
     pub offset: u64,
+    /// Permission bits, set-id and sticky bits included.
+    #[serde(default)]
+    pub mode: u32,
     /// Owner.
     pub uid: u32,
     /// Group.

@@ -63,13 +63,13 @@ impl Policy {
 pub fn classify(received: &Received, snapshot: &Snapshot, policy: &Policy) -> ChangeSet {
     let mut changes = BTreeMap::new();
     for (path, arrived) in &received.entries {
-        let base = snapshot.nodes.get(path).map(BaseNode::from);
+        let base = snapshot.base(path);
         if let Some(change) = change(path, arrived, base) {
             changes.insert(path.clone(), change);
         }
     }
     for path in gone(received, snapshot) {
-        if let Some(base) = snapshot.nodes.get(&path).map(BaseNode::from) {
+        if let Some(base) = snapshot.base(&path) {
             changes.insert(path.clone(), deleted(path, base));
         }
     }

@@ -15,7 +15,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::change::{BaseNode, ContentHash, LinkTarget};
+use super::apply::kill::point;
+use super::change::{BaseNode, ContentHash, LinkTarget, Stamp};
 use super::conflict::HostNow;
 use super::{NodeKind, Workspace};
 use crate::path::RelPath;
@@ -24,12 +25,42 @@ use crate::path::RelPath;
 #[derive(Clone, Debug)]
 pub struct Host {
     root: Arc<OwnedFd>,
+    features: Features,
+}
+
+/// What of a file system is made use of; tests switch off what others lack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// Exchange of two names at once.
+    pub exchange: bool,
+    /// Renames that replace nothing.
+    pub no_replace: bool,
+    /// Hard links.
+    pub links: bool,
+    /// Read leases.
+    pub leases: bool,
+}
+
+impl Default for Features {
+    fn default() -> Self {
+        Self { exchange: true, no_replace: true, links: true, leases: true }
+    }
 }
 
 impl Host {
     /// The tree of a workspace.
     pub fn of(workspace: &Workspace) -> Self {
-        Self { root: Arc::clone(&workspace.root) }
+        Self::with(workspace, Features::default())
+    }
+
+    /// The tree of a workspace, on a file system that lacks something.
+    pub fn with(workspace: &Workspace, features: Features) -> Self {
+        Self { root: Arc::clone(&workspace.root), features }
+    }
+
+    /// What is made use of.
+    pub fn features(&self) -> Features {
+        self.features
     }
 
     /// Opens a directory; `None` is the root.
@@ -98,12 +129,12 @@ impl Host {
         }
     }
 
-    /// What is at a path now, with the hash of a file's bytes, which also go to `sink`.
+    /// What is at a path now, with the hash of a file's bytes.
     ///
     /// # Errors
     ///
     /// Anything but there being nothing; `ELOOP` or `ENOTDIR` where the way there is blocked.
-    pub fn look(&self, path: &RelPath, sink: &mut dyn Write) -> io::Result<HostNow> {
+    pub fn look(&self, path: &RelPath) -> io::Result<HostNow> {
         let stat = match self.stat(path) {
             Err(Errno::NOENT) => return Ok(HostNow::Absent),
             other => other?,
@@ -120,7 +151,7 @@ impl Host {
             }
             FileType::RegularFile => {
                 let mut file = self.open(path)?;
-                let (size, hash) = hash(&mut file, sink)?;
+                let (size, hash) = hash(&mut file, &mut io::sink())?;
                 let mode = fstat(&file)?.st_mode & 0o7777;
                 HostNow::Node(BaseNode {
                     kind: NodeKind::File,
@@ -135,14 +166,32 @@ impl Host {
         })
     }
 
+    /// Whether a directory has a name in exactly this spelling. Where upper and lower case are the
+    /// same, a path may be found under a name that is not its own.
+    ///
+    /// # Errors
+    ///
+    /// Where the directory cannot be read.
+    pub fn is_spelled_so(&self, path: &RelPath) -> Result<bool, Errno> {
+        for entry in rustix::fs::Dir::read_from(self.parent(path)?)? {
+            if entry?.file_name().to_bytes() == path.name() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Exchanges two names at once.
     ///
     /// # Errors
     ///
     /// `ENOENT` if one of them is gone; `EINVAL`, `ENOSYS` where the file system cannot.
     pub fn exchange(&self, one: &RelPath, other: &RelPath) -> Result<(), Errno> {
+        if !self.features.exchange {
+            return Err(Errno::INVAL);
+        }
         let (from, to) = (self.parent(one)?, self.parent(other)?);
-        renameat_with(from, one.name(), to, other.name(), RenameFlags::EXCHANGE)
+        changing(|| renameat_with(&from, one.name(), &to, other.name(), RenameFlags::EXCHANGE))
     }
 
     /// Renames without ever replacing anything.
@@ -152,20 +201,26 @@ impl Host {
     /// `EEXIST` if something is there.
     pub fn rename_new(&self, from: &RelPath, to: &RelPath) -> Result<(), Errno> {
         let (old, new) = (self.parent(from)?, self.parent(to)?);
-        match renameat_with(&old, from.name(), &new, to.name(), RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
-            done => return done,
+        if self.features.no_replace {
+            let rename =
+                || renameat_with(&old, from.name(), &new, to.name(), RenameFlags::NOREPLACE);
+            match changing(rename) {
+                Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+                done => return done,
+            }
         }
         // A hard link is as good: it replaces nothing either.
-        match linkat(&old, from.name(), &new, to.name(), AtFlags::empty()) {
-            Ok(()) => return unlinkat(&old, from.name(), AtFlags::empty()),
-            Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
-            Err(error) => return Err(error),
+        if self.features.links {
+            match changing(|| linkat(&old, from.name(), &new, to.name(), AtFlags::empty())) {
+                Ok(()) => return changing(|| unlinkat(&old, from.name(), AtFlags::empty())),
+                Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
+                Err(error) => return Err(error),
+            }
         }
         // Directories everywhere, and files where there are no hard links. A directory replaces
         // only an empty one; for files this is the one place where a gap stays.
         match statat(&new, to.name(), AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => renameat(&old, from.name(), &new, to.name()),
+            Err(Errno::NOENT) => changing(|| renameat(&old, from.name(), &new, to.name())),
             Ok(_) => Err(Errno::EXIST),
             Err(error) => Err(error),
         }
@@ -179,7 +234,8 @@ impl Host {
     pub fn create(&self, path: &RelPath, mode: u32) -> Result<File, Errno> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(self.parent(path)?, path.name(), flags, Mode::from_raw_mode(mode)).map(File::from)
+        let parent = self.parent(path)?;
+        changing(|| openat(&parent, path.name(), flags, Mode::from_raw_mode(mode))).map(File::from)
     }
 
     /// Creates a link that is not there yet.
@@ -188,7 +244,8 @@ impl Host {
     ///
     /// `EEXIST` if something is there.
     pub fn link(&self, path: &RelPath, target: &[u8]) -> Result<(), Errno> {
-        symlinkat(target, self.parent(path)?, path.name())
+        let parent = self.parent(path)?;
+        changing(|| symlinkat(target, &parent, path.name()))
     }
 
     /// Creates a directory.
@@ -197,7 +254,8 @@ impl Host {
     ///
     /// `EEXIST` if something is there.
     pub fn make_directory(&self, path: &RelPath) -> Result<(), Errno> {
-        mkdirat(self.parent(path)?, path.name(), Mode::from_raw_mode(0o777))
+        let parent = self.parent(path)?;
+        changing(|| mkdirat(&parent, path.name(), Mode::from_raw_mode(0o777)))
     }
 
     /// Removes a file or link.
@@ -206,7 +264,8 @@ impl Host {
     ///
     /// `ENOENT` among others.
     pub fn unlink(&self, path: &RelPath) -> Result<(), Errno> {
-        unlinkat(self.parent(path)?, path.name(), AtFlags::empty())
+        let parent = self.parent(path)?;
+        changing(|| unlinkat(&parent, path.name(), AtFlags::empty()))
     }
 
     /// Removes a directory that is empty.
@@ -215,7 +274,8 @@ impl Host {
     ///
     /// `ENOTEMPTY` or `EEXIST` if it is not.
     pub fn remove_directory(&self, path: &RelPath) -> Result<(), Errno> {
-        unlinkat(self.parent(path)?, path.name(), AtFlags::REMOVEDIR)
+        let parent = self.parent(path)?;
+        changing(|| unlinkat(&parent, path.name(), AtFlags::REMOVEDIR))
     }
 
     /// Whether a directory has nothing in it.
@@ -241,6 +301,75 @@ impl Host {
     pub fn sync(&self) -> Result<(), Errno> {
         rustix::fs::syncfs(self.directory(None)?)
     }
+}
+
+/// Looks at many paths in order, without opening a directory for each.
+#[derive(Debug)]
+pub struct Looking<'a> {
+    host: &'a Host,
+    last: Option<(Option<RelPath>, OwnedFd)>,
+}
+
+impl<'a> Looking<'a> {
+    /// Begins.
+    pub fn at(host: &'a Host) -> Self {
+        Self { host, last: None }
+    }
+
+    /// What is at a path now. A file whose stamp, size and mode are those of `base` is taken for
+    /// it and not read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::look`].
+    pub fn look(&mut self, path: &RelPath, base: Option<&BaseNode>) -> io::Result<HostNow> {
+        let stat = match self.stat(path) {
+            Err(Errno::NOENT) => return Ok(HostNow::Absent),
+            other => other?,
+        };
+        match base {
+            Some(base) if is_version(base, &stat) => Ok(HostNow::Node(base.clone())),
+            _ => self.host.look(path),
+        }
+    }
+
+    fn stat(&mut self, path: &RelPath) -> Result<Stat, Errno> {
+        let parent = path.parent();
+        if self.last.as_ref().is_none_or(|(last, _)| *last != parent) {
+            let directory = self.host.directory(parent.as_ref())?;
+            self.last = Some((parent, directory));
+        }
+        match &self.last {
+            Some((_, parent)) => statat(parent, path.name(), AtFlags::SYMLINK_NOFOLLOW),
+            None => Err(Errno::NOENT),
+        }
+    }
+}
+
+fn is_version(base: &BaseNode, stat: &Stat) -> bool {
+    base.stamp == Some(stamp(stat))
+        && u64::try_from(stat.st_size) == Ok(base.size)
+        && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        && stat.st_mode & 0o7777 == base.mode
+}
+
+/// Which version of a file a stat found.
+pub(super) fn stamp(stat: &Stat) -> Stamp {
+    let nsec = |nsec| u32::try_from(nsec).unwrap_or(0);
+    Stamp {
+        dev: stat.st_dev,
+        ino: stat.st_ino,
+        mtime: (stat.st_mtime, nsec(stat.st_mtime_nsec)),
+        ctime: (stat.st_ctime, nsec(stat.st_ctime_nsec)),
+    }
+}
+
+/// Does something that changes the disk.
+fn changing<T>(what: impl FnOnce() -> T) -> T {
+    point();
+    let done = what();
+    point();
+    done
 }
 
 /// Size and hash of all that is left in a file; its bytes also go to `sink`.

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use super::apply::journal::JournalError;
+use super::apply::recover;
 use super::{Workspace, WorkspaceKey};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -36,6 +38,9 @@ pub enum LockError {
         /// Why.
         source: io::Error,
     },
+    /// An apply was interrupted in this workspace and cannot be undone or finished.
+    #[error(transparent)]
+    Recovery(#[from] JournalError),
 }
 
 /// A lock that is held; given up when dropped.
@@ -44,7 +49,8 @@ pub struct WorkspaceLock {
     _file: File,
 }
 
-/// A turn to read a workspace, shared with other readers. Blocks, at most `timeout`.
+/// A turn to read a workspace, shared with other readers. Blocks, at most `timeout`. An apply that
+/// was interrupted there is undone or finished first.
 ///
 /// # Errors
 ///
@@ -54,10 +60,21 @@ pub fn read(
     workspace: &Workspace,
     timeout: Duration,
 ) -> Result<WorkspaceLock, LockError> {
-    shared(state_dir, workspace.key, timeout)
+    let start = Instant::now();
+    loop {
+        let left = timeout.saturating_sub(start.elapsed());
+        let turn = shared(state_dir, workspace.key, left)?;
+        // Nobody applies now, so a journal is one that was left.
+        if !recover::is_pending(state_dir, workspace)? {
+            return Ok(turn);
+        }
+        drop(turn);
+        drop(write(state_dir, workspace, timeout.saturating_sub(start.elapsed()))?);
+    }
 }
 
-/// A turn to write a workspace, alone. Blocks, at most `timeout`.
+/// A turn to write a workspace, alone. Blocks, at most `timeout`. An apply that was interrupted
+/// there is undone or finished first.
 ///
 /// # Errors
 ///
@@ -67,7 +84,9 @@ pub fn write(
     workspace: &Workspace,
     timeout: Duration,
 ) -> Result<WorkspaceLock, LockError> {
-    exclusive(state_dir, workspace.key, timeout)
+    let turn = exclusive(state_dir, workspace.key, timeout)?;
+    recover::recover(state_dir, workspace)?;
+    Ok(turn)
 }
 
 /// Locks against [`exclusive`]. Blocks, at most `timeout`.

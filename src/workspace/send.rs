@@ -21,7 +21,9 @@ use super::beneath::{self, Parents};
 use super::git::{Made, ObjectFile, Repository, Sent};
 use super::limits::{Largest, Totals};
 use super::select::{self, is_gone, node_of};
-use super::{GitSent, Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace};
+use super::{
+    GitSent, Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace, before_this_tick,
+};
 use crate::config::workspace::{Ignored, WorkspaceConfig};
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
@@ -175,6 +177,7 @@ pub fn send(
     rules: &SendRules,
     out: impl Write,
 ) -> Result<Snapshot, SendError> {
+    let taken = before_this_tick();
     let repository = Repository::find(workspace);
     let mut selection = select::select(workspace, rules, &repository)?;
     let (made, mut git) = match repository.sent {
@@ -229,6 +232,7 @@ pub fn send(
         git,
         files,
         bytes,
+        taken,
     })
 }
 

@@ -1,21 +1,30 @@
-//! `before.tar`: the bytes of everything that will be replaced or deleted, kept before it is.
+//! `before.tar`: the bytes of everything that was replaced or deleted, kept before it goes.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::path::RelPath;
-use crate::workspace::NodeKind;
 use crate::workspace::archive::write::TarWriter;
-use crate::workspace::change::BaseNode;
-use crate::workspace::conflict::{HostNow, same};
-use crate::workspace::host::Host;
+use crate::workspace::change::{BaseNode, ContentHash};
+use crate::workspace::host::hash;
 
 /// The pre-image of a run, being written.
 #[derive(Debug)]
 pub(super) struct Before {
+    path: PathBuf,
     out: TarWriter,
+    start: u64,
+}
+
+/// Why a file was not kept.
+#[derive(Debug)]
+pub(super) enum KeepError {
+    /// It cannot be read.
+    Read(io::Error),
+    /// The archive cannot be written.
+    Write(io::Error),
 }
 
 impl Before {
@@ -25,43 +34,56 @@ impl Before {
     ///
     /// What the disk says.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)?;
+        let file = open(path)?;
         let empty = file.metadata()?.len() == 0;
-        Ok(Self { out: if empty { TarWriter::new(file) } else { TarWriter::resume(file)? } })
+        let out = if empty { TarWriter::new(file) } else { TarWriter::resume(file)? };
+        let start = out.position();
+        Ok(Self { path: path.to_owned(), out, start })
     }
 
-    /// Looks at a path of the host, and keeps what is there if it is still `base`. One reading
-    /// serves both, so what is kept is what was compared.
-    ///
-    /// # Errors
-    ///
-    /// As [`Host::look`], and what the disk says.
+    /// Where this apply begins to write.
+    pub(super) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Which file it is.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Reads a file and keeps what it reads, if that is `base`; one reading serves both, so what
+    /// is kept is what was compared. Gives what was read, and where it is.
     pub(super) fn keep(
         &mut self,
-        host: &Host,
         path: &RelPath,
         base: &BaseNode,
-    ) -> io::Result<HostNow> {
+        mut file: &File,
+    ) -> Result<(u64, ContentHash, u64), KeepError> {
         let start = self.out.position();
-        let target = base.target.as_ref().map_or(&b""[..], |target| &target.0);
-        self.out.entry(path.as_bytes(), base.kind, base.mode, base.size, target)?;
-        let mut sink = AtMost { out: &mut self.out, left: base.size };
-        let now = host.look(path, &mut sink);
-        match &now {
-            Ok(HostNow::Node(node)) if same(base, node) => {
-                if base.kind == NodeKind::File {
-                    self.out.pad()?;
-                }
-            }
-            _ => self.out.rewind(start)?,
+        let offset = self.entry(path, base)?;
+        let mut sink = AtMost { out: &mut self.out, left: base.size, failed: None };
+        let read = hash(&mut file, &mut sink);
+        if let Some(error) = sink.failed {
+            return Err(KeepError::Write(error));
         }
-        now
+        match read {
+            Ok((size, hash)) if size == base.size && Some(hash) == base.hash => {
+                self.out.pad().map_err(KeepError::Write)?;
+                Ok((size, hash, offset))
+            }
+            other => {
+                self.out.rewind(start).map_err(KeepError::Write)?;
+                other.map(|(size, hash)| (size, hash, offset)).map_err(KeepError::Read)
+            }
+        }
+    }
+
+    /// Keeps that there was something that has no bytes.
+    pub(super) fn entry(&mut self, path: &RelPath, base: &BaseNode) -> Result<u64, KeepError> {
+        let target = base.target.as_ref().map_or(&b""[..], |target| &target.0);
+        self.out
+            .entry(path.as_bytes(), base.kind, base.mode, base.size, target)
+            .map_err(KeepError::Write)
     }
 
     /// Ends the archive and brings it to the disk.
@@ -72,18 +94,51 @@ impl Before {
     pub(super) fn finish(self) -> io::Result<()> {
         self.out.finish()?.sync_data()
     }
+
+    /// Takes back what this apply wrote.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says.
+    pub(super) fn take_back(mut self) -> io::Result<()> {
+        self.out.rewind(self.start)?;
+        self.out.finish().map(drop)
+    }
+}
+
+/// Takes back what an apply that was interrupted wrote from `start` on.
+///
+/// # Errors
+///
+/// What the disk says.
+pub(super) fn cut(path: &Path, start: u64) -> io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut out = TarWriter::new(open(path)?);
+    out.rewind(start)?;
+    out.finish().map(drop)
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 /// Lets no more through than the header promised; a longer file is no longer the base anyway.
 struct AtMost<'a> {
     out: &'a mut TarWriter,
     left: u64,
+    failed: Option<io::Error>,
 }
 
 impl Write for AtMost<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(bytes.len());
-        self.out.write_all(&bytes[..n])?;
+        if let Err(error) = self.out.write_all(&bytes[..n]) {
+            let kind = error.kind();
+            self.failed = Some(error);
+            return Err(kind.into());
+        }
         self.left -= n as u64;
         Ok(bytes.len())
     }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-use super::{Applied, Point, apply_at};
+use super::tests::apply_at;
+use super::{Applied, Point};
 use crate::workspace::change::ChangeState;
 use crate::workspace::fixture::{Item, Place, file, path, tree};
 

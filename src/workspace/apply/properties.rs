@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::tests::go;
+use super::tests::{apply_at, go};
 use super::*;
-use crate::workspace::change::Hold;
+use crate::workspace::change::{ChangeState, Hold};
 use crate::workspace::fixture::{Item, Place, Tree, path};
 
 fn item() -> impl Strategy<Value = Item> {

@@ -7,15 +7,16 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::thread;
 use std::time::Duration;
 
-use rustix::fs::fstat;
+use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 
+use super::attributes;
+use super::before::KeepError;
 use super::lease::{Lease, LeaseError};
-use super::stage::with_fresh_name;
 use super::step::{Kept, Stop, Work};
 use crate::path::RelPath;
 use crate::workspace::NodeKind;
-use crate::workspace::change::BaseNode;
+use crate::workspace::change::{BaseNode, ContentHash, PreImage};
 use crate::workspace::conflict::{HostNow, same};
 use crate::workspace::host::hash;
 
@@ -24,12 +25,17 @@ const PATIENCE: u32 = 100;
 /// How often two names are exchanged at most while a user saves in between.
 const ROUNDS: u32 = 16;
 
+/// Reads a file to its end, for its size and hash.
+type ReadFile<'a> = dyn FnMut(&File) -> Result<(u64, ContentHash), Differs> + 'a;
+
 /// Why something is not what it was.
 #[derive(Debug)]
 pub(super) enum Differs {
     Changed,
     Written(LeaseError),
     Failed(Errno),
+    /// It may be as it was, but `before.tar` did not take it.
+    Before(io::Error),
 }
 
 impl From<Differs> for Stop {
@@ -38,6 +44,7 @@ impl From<Differs> for Stop {
             Differs::Changed => Self::conflict("changed on the host since it was sent"),
             Differs::Written(error) => Self::Conflict(error.to_string()),
             Differs::Failed(error) => Self::Failed(error.into()),
+            Differs::Before(error) => Self::Before(error),
         }
     }
 }
@@ -68,12 +75,29 @@ impl Work {
                 None if self.is_ours(temp, ours) => return self.discard(temp, target, &[ours]),
                 // Nobody renamed anything in between, so what is in place now is the newest.
                 Some(put) if self.inode(temp) == Some(put) => {
-                    return self.discard(temp, target, &[base, ours]);
+                    return self.outdated(temp, target, base, Some(ours));
                 }
                 _ => put = putting,
             }
         }
-        self.discard(temp, target, &[base, ours]);
+        self.outdated(temp, target, base, Some(ours));
+    }
+
+    /// Removes what the user has saved over since. The base is kept: in `before.tar` if it got
+    /// there, else beside it.
+    fn outdated(
+        &mut self,
+        temp: &RelPath,
+        target: &RelPath,
+        base: &BaseNode,
+        ours: Option<&BaseNode>,
+    ) {
+        let mut known = Vec::from_iter(ours);
+        if self.images.iter().any(|(path, _)| path == target) {
+            self.before_counts |= self.before.is_some();
+            known.insert(0, base);
+        }
+        self.discard(temp, target, &known);
     }
 
     /// Brings back what was removed, unless the user made something new in its place.
@@ -85,35 +109,34 @@ impl Work {
                     self.leave(temp, "cannot be put back", error);
                 }
             }
-            Err(Errno::EXIST) => self.discard(temp, target, &[base]),
+            Err(Errno::EXIST) => self.outdated(temp, target, base, None),
             Err(error) => self.leave(temp, "cannot be put back", error),
         }
     }
 
-    /// Removes what was added, unless the user saved over it.
-    pub(super) fn take_back(&mut self, target: &RelPath, home: Option<&RelPath>, ours: &BaseNode) {
-        let Self { host, names, .. } = self;
-        let temp = match with_fresh_name(names, home, |temp| host.rename_new(target, temp)) {
-            Ok((temp, ())) => temp,
+    /// Removes what was added, unless the user saved over it; `temp` is a name for the moment.
+    pub(super) fn take_back(&mut self, target: &RelPath, temp: &RelPath, ours: &BaseNode) {
+        match self.host.rename_new(target, temp) {
+            Ok(()) => {}
             Err(Errno::NOENT | Errno::NOTDIR) => return,
             Err(error) => return self.leave(target, "cannot be removed again", error),
-        };
-        if self.is_ours(&temp, ours) {
-            return self.discard(&temp, target, &[ours]);
         }
-        match self.host.rename_new(&temp, target) {
+        if self.is_ours(temp, ours) {
+            return self.discard(temp, target, &[ours]);
+        }
+        match self.host.rename_new(temp, target) {
             Ok(()) => {}
-            Err(Errno::EXIST) => self.discard(&temp, target, &[ours]),
-            Err(error) => self.leave(&temp, "cannot be put back", error),
+            Err(Errno::EXIST) => self.discard(temp, target, &[ours]),
+            Err(error) => self.leave(temp, "cannot be put back", error),
         }
     }
 
     /// Whether it is what we put there, untouched. Without leases only its bytes can tell.
-    fn is_ours(&self, temp: &RelPath, ours: &BaseNode) -> bool {
+    pub(super) fn is_ours(&self, temp: &RelPath, ours: &BaseNode) -> bool {
         match self.patiently(|| self.is_still(temp, ours)) {
             Ok(_) => true,
             Err(Differs::Written(LeaseError::Unavailable(_))) => {
-                matches!(self.host.look(temp, &mut io::sink()),
+                matches!(self.host.look(temp),
                     Ok(HostNow::Node(node)) if same(ours, &node))
             }
             Err(_) => false,
@@ -140,7 +163,7 @@ impl Work {
         }
         let lease = self.patiently(|| {
             let file = self.host.open(temp).map_err(Differs::Failed)?;
-            Lease::take(file).map_err(Differs::Written)
+            self.lease(file)
         });
         let kept = match lease {
             Ok(lease) => self.keep(target, lease.file()).and_then(|()| match lease.is_whole() {
@@ -163,7 +186,7 @@ impl Work {
         let mut file = lease.give_up();
         let again = self.patiently(|| {
             let file = file.try_clone().map_err(|_| Differs::Changed)?;
-            Lease::take(file).map_err(Differs::Written)
+            self.lease(file)
         });
         if again.is_err() {
             self.left.push(format!("a program may still write to a {target} that is gone"));
@@ -195,9 +218,60 @@ impl Work {
         path: &RelPath,
         expected: &BaseNode,
     ) -> Result<Option<Lease>, Differs> {
+        self.examine(path, expected, &mut |file| {
+            let (size, hash) = hash(&mut &*file, &mut io::sink()).map_err(failed)?;
+            Ok((size, hash))
+        })
+        .map(|(lease, _)| lease)
+    }
+
+    /// The same for what was just displaced from `target`; its bytes go to `before.tar` on the way.
+    pub(super) fn verify(
+        &mut self,
+        temp: &RelPath,
+        target: &RelPath,
+        expected: &BaseNode,
+    ) -> Result<(Option<Lease>, PreImage), Differs> {
+        let mut before = self.before.take();
+        let mut at = 0;
+        let mut attributes = Vec::new();
+        let examined = self.examine(temp, expected, &mut |file| {
+            let Some(before) = &mut before else {
+                return hash(&mut &*file, &mut io::sink()).map_err(failed);
+            };
+            attributes = attributes::read(file);
+            let (size, hash, offset) =
+                before.keep(target, expected, file).map_err(|error| match error {
+                    KeepError::Read(error) => failed(error),
+                    KeepError::Write(error) => Differs::Before(error),
+                })?;
+            at = offset;
+            Ok((size, hash))
+        });
+        let told = match (&examined, &mut before) {
+            (Ok(_), Some(before)) if expected.kind != NodeKind::File => {
+                before.entry(target, expected).map(drop)
+            }
+            _ => Ok(()),
+        };
+        self.before = before;
+        let (lease, stat) = examined?;
+        if let Err(KeepError::Read(error) | KeepError::Write(error)) = told {
+            return Err(Differs::Before(error));
+        }
+        Ok((lease, PreImage { offset: at, attributes, ..attributes::pre_image(&stat) }))
+    }
+
+    fn examine(
+        &self,
+        path: &RelPath,
+        expected: &BaseNode,
+        read: &mut ReadFile<'_>,
+    ) -> Result<(Option<Lease>, Stat), Differs> {
         if expected.kind != NodeKind::File {
-            return match self.host.look(path, &mut io::sink()) {
-                Ok(HostNow::Node(node)) if same(expected, &node) => Ok(None),
+            let stat = self.host.stat(path).map_err(Differs::Failed)?;
+            return match self.host.look(path) {
+                Ok(HostNow::Node(node)) if same(expected, &node) => Ok((None, stat)),
                 _ => Err(Differs::Changed),
             };
         }
@@ -207,17 +281,23 @@ impl Work {
             Err(error) => return Err(Differs::Failed(error)),
         };
         let stat = fstat(&file).map_err(Differs::Failed)?;
-        let lease = Lease::take(file).map_err(Differs::Written)?;
-        let (size, hash) = hash(&mut lease.file(), &mut io::sink())
-            .map_err(|e| Differs::Failed(Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+        let lease = self.lease(file)?;
+        let (size, hash) = read(lease.file())?;
         let mode = stat.st_mode & 0o7777;
         let kind = NodeKind::File;
         let now = BaseNode { kind, mode, size, hash: Some(hash), target: None, stamp: None };
         match same(expected, &now) {
             false => Err(Differs::Changed),
-            true if lease.is_whole() => Ok(Some(lease)),
+            true if lease.is_whole() => Ok((Some(lease), stat)),
             true => Err(Differs::Written(LeaseError::Writer)),
         }
+    }
+
+    fn lease(&self, file: File) -> Result<Lease, Differs> {
+        if !self.host.features().leases {
+            return Err(Differs::Written(LeaseError::Unavailable(Errno::NOTSUP.into())));
+        }
+        Lease::take(file).map_err(Differs::Written)
     }
 
     /// Tries again while somebody writes. The kernel tells nobody when a writer is done.
@@ -242,14 +322,16 @@ impl Work {
     }
 }
 
+fn failed(error: io::Error) -> Differs {
+    Differs::Failed(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
     use std::os::fd::AsRawFd;
 
     use super::*;
-    use crate::workspace::apply::stage::Names;
-    use crate::workspace::change::ContentHash;
     use crate::workspace::fixture::{Place, file, path, tree};
     use crate::workspace::host::Host;
 
@@ -258,7 +340,7 @@ mod tests {
     fn a_save_after_the_last_name_is_gone_is_kept() {
         let place = Place::new(&tree([("a", file("base"))]));
         let kept = place.dir.path().join("kept");
-        let mut work = Work::new(Host::of(&place.workspace), Names::of("run"), kept);
+        let mut work = Work::new(Host::of(&place.workspace), kept, None);
         let base = BaseNode {
             kind: NodeKind::File,
             mode: 0o644,

@@ -20,22 +20,34 @@ use std::path::PathBuf;
 use rustix::fs::{Mode, fchmod, fstat};
 use rustix::io::Errno;
 
+use super::attributes::{self, with_executable};
+use super::before::Before;
+use super::kill::point;
 use super::lease::{Lease, LeaseError};
+use super::plan::Op;
 use super::settle::Differs;
-use super::stage::{Names, with_executable, with_fresh_name};
 use crate::path::RelPath;
 use crate::workspace::NodeKind;
-use crate::workspace::change::{BaseNode, NewNode};
+use crate::workspace::change::{BaseNode, NewNode, PreImage};
 use crate::workspace::host::Host;
 
 /// A step that was taken.
 #[derive(Debug)]
 pub(super) enum Done {
-    Replaced { target: RelPath, temp: RelPath, base: BaseNode, new: BaseNode, lease: Option<Lease> },
-    Removed { target: RelPath, temp: RelPath, base: BaseNode, lease: Option<Lease> },
-    Added { target: RelPath, home: Option<RelPath>, new: BaseNode },
+    Replaced(Displaced, BaseNode),
+    Removed(Displaced),
+    Added { target: RelPath, temp: RelPath, new: BaseNode },
     Made { target: RelPath },
     Mode { target: RelPath, was: u32, is: u32 },
+}
+
+/// What was taken out of its place.
+#[derive(Debug)]
+pub(super) struct Displaced {
+    pub(super) target: RelPath,
+    pub(super) temp: RelPath,
+    pub(super) base: BaseNode,
+    pub(super) lease: Option<Lease>,
 }
 
 /// How a step ended if it was not taken.
@@ -47,6 +59,8 @@ pub(super) enum Stop {
     StaysHome,
     /// The host refused.
     Failed(io::Error),
+    /// `before.tar` cannot be written.
+    Before(io::Error),
 }
 
 impl From<Errno> for Stop {
@@ -79,7 +93,6 @@ pub struct Kept {
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) host: Host,
-    pub(super) names: Names,
     pub(super) done: Vec<Done>,
     pub(super) kept: Vec<Kept>,
     /// Sentences about what could not be put right.
@@ -87,36 +100,43 @@ pub(super) struct Work {
     /// Sentences about ways that were less than the best.
     pub(super) notes: BTreeSet<String>,
     pub(super) kept_folder: PathBuf,
+    /// Where displaced bytes are kept; `None` where they are kept already.
+    pub(super) before: Option<Before>,
+    /// Pre-images of what was displaced, by path.
+    pub(super) images: Vec<(RelPath, PreImage)>,
+    /// `before.tar` has bytes of the user's that are nowhere else.
+    pub(super) before_counts: bool,
+    /// Temporary names under which something else than ours may be.
+    pub(super) touched: BTreeSet<RelPath>,
     /// How many more leases may be held, each of which is an open file.
     leases: usize,
 }
 
 impl Work {
-    pub(super) fn new(host: Host, names: Names, kept_folder: PathBuf) -> Self {
+    pub(super) fn new(host: Host, kept_folder: PathBuf, before: Option<Before>) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let leases = limit.map_or(4096, |n| usize::try_from(n / 4).unwrap_or(4096)).min(4096);
         Self {
             host,
-            names,
             done: Vec::new(),
             kept: Vec::new(),
             left: Vec::new(),
             notes: BTreeSet::new(),
             kept_folder,
+            before,
+            images: Vec::new(),
+            before_counts: false,
+            touched: BTreeSet::new(),
             leases,
         }
     }
 
-    /// Puts staged contents in the place of `base`.
-    pub(super) fn replace(
-        &mut self,
-        target: &RelPath,
-        staged: &RelPath,
-        home: Option<&RelPath>,
-        base: &BaseNode,
-        new: &NewNode,
-    ) -> Result<(), Stop> {
-        match self.host.exchange(staged, target) {
+    /// Puts staged contents in the place of what was there.
+    pub(super) fn replace(&mut self, op: &Op) -> Result<(), Stop> {
+        let (Some(base), Some(new), Some(staged)) = (&op.base, &op.new, &op.staged) else {
+            return Ok(());
+        };
+        match self.host.exchange(staged, &op.path) {
             Ok(()) => {}
             Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 self.notes.insert(
@@ -124,108 +144,110 @@ impl Work {
                      moment"
                         .into(),
                 );
-                self.remove(target, home, base)?;
-                return self.add(target, staged, home, new);
+                self.remove(op)?;
+                return self.add(op);
             }
             Err(error) => return Err(error.into()),
         }
+        self.touched.insert(staged.clone());
         let new = as_base(new);
-        match self.is_still(staged, base) {
-            Ok(lease) => {
-                let lease = self.hold(lease);
-                let (target, temp) = (target.clone(), staged.clone());
-                self.done.push(Done::Replaced { target, temp, base: base.clone(), new, lease });
+        match self.verify(staged, &op.path, base) {
+            Ok((lease, image)) => {
+                let displaced = self.displaced(&op.path, staged, base, lease);
+                self.images.push((op.path.clone(), image));
+                self.done.push(Done::Replaced(displaced, new));
                 Ok(())
             }
             Err(differs) => {
-                self.put_back(staged, target, &new, base);
+                self.put_back(staged, &op.path, &new, base);
                 Err(differs.into())
             }
         }
     }
 
-    /// Takes `base` away, to a temporary name in `home`.
-    pub(super) fn remove(
-        &mut self,
-        target: &RelPath,
-        home: Option<&RelPath>,
-        base: &BaseNode,
-    ) -> Result<(), Stop> {
-        if base.kind == NodeKind::Directory && !self.host.is_empty(target)? {
+    /// Takes what was there away.
+    pub(super) fn remove(&mut self, op: &Op) -> Result<(), Stop> {
+        let (Some(base), Some(aside)) = (&op.base, &op.aside) else { return Ok(()) };
+        if base.kind == NodeKind::Directory && !self.host.is_empty(&op.path)? {
             return Err(Stop::StaysHome);
         }
-        let Self { host, names, .. } = self;
-        let (temp, ()) =
-            with_fresh_name(names, home, |temp| match host.rename_new(target, temp) {
-                // Taken by a directory of that name is as good as taken.
-                Err(Errno::NOTEMPTY) => Err(Errno::EXIST),
-                done => done,
-            })?;
-        match self.is_still(&temp, base) {
-            Ok(lease) => {
-                let lease = self.hold(lease);
-                self.done.push(Done::Removed {
-                    target: target.clone(),
-                    temp,
-                    base: base.clone(),
-                    lease,
-                });
+        self.host.rename_new(&op.path, aside)?;
+        match self.verify(aside, &op.path, base) {
+            Ok((lease, image)) => {
+                let displaced = self.displaced(&op.path, aside, base, lease);
+                self.images.push((op.path.clone(), image));
+                self.done.push(Done::Removed(displaced));
                 Ok(())
             }
             Err(differs) => {
-                self.restore(&temp, target, base);
+                self.restore(aside, &op.path, base);
                 Err(differs.into())
             }
         }
     }
 
     /// Puts staged contents where nothing is.
-    pub(super) fn add(
-        &mut self,
-        target: &RelPath,
-        staged: &RelPath,
-        home: Option<&RelPath>,
-        new: &NewNode,
-    ) -> Result<(), Stop> {
-        match self.host.rename_new(staged, target) {
+    pub(super) fn add(&mut self, op: &Op) -> Result<(), Stop> {
+        let (Some(new), Some(staged)) = (&op.new, &op.staged) else { return Ok(()) };
+        match self.host.rename_new(staged, &op.path) {
             Ok(()) => {}
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 return Err(Stop::conflict("its directory is gone on the host"));
             }
             Err(error) => return Err(error.into()),
         }
-        self.done.push(Done::Added {
-            target: target.clone(),
-            home: home.cloned(),
-            new: as_base(new),
-        });
+        self.touched.insert(staged.clone());
+        let (target, temp) = (op.path.clone(), staged.clone());
+        self.done.push(Done::Added { target, temp, new: as_base(new) });
         Ok(())
     }
 
     /// Makes a directory, unless there is one.
-    pub(super) fn make(&mut self, target: &RelPath) -> Result<(), Stop> {
-        match self.host.make_directory(target) {
-            Ok(()) => self.done.push(Done::Made { target: target.clone() }),
-            Err(Errno::EXIST) if self.host.directory(Some(target)).is_ok() => {}
+    pub(super) fn make(&mut self, op: &Op) -> Result<(), Stop> {
+        match self.host.make_directory(&op.path) {
+            Ok(()) => self.done.push(Done::Made { target: op.path.clone() }),
+            Err(Errno::EXIST) if self.host.directory(Some(&op.path)).is_ok() => return Ok(()),
             Err(Errno::NOENT | Errno::NOTDIR) => {
                 return Err(Stop::conflict("its directory is gone on the host"));
             }
             Err(error) => return Err(error.into()),
         }
+        if let Some(was) = &op.restore {
+            attributes::restore(self.host.directory(Some(&op.path))?, was)?;
+        }
         Ok(())
     }
 
     /// Sets or clears the executable bit.
-    pub(super) fn mode(&mut self, target: &RelPath, executable: bool) -> Result<(), Stop> {
-        let file = self.host.open(target).map_err(|error| match error {
+    pub(super) fn mode(&mut self, op: &Op) -> Result<(), Stop> {
+        let Some(new) = &op.new else { return Ok(()) };
+        let file = self.host.open(&op.path).map_err(|error| match error {
             Errno::LOOP | Errno::INVAL => Stop::conflict("replaced on the host meanwhile"),
             error => error.into(),
         })?;
-        let was = fstat(&file)?.st_mode & 0o7777;
-        let is = with_executable(was, executable);
+        let stat = fstat(&file)?;
+        let was = stat.st_mode & 0o7777;
+        if op.was.is_some_and(|expected| expected != was) {
+            return Err(Stop::conflict("its mode was changed on the host meanwhile"));
+        }
+        let is = new_mode(op, was, new.executable);
+        point();
         fchmod(&file, Mode::from_raw_mode(is))?;
-        self.done.push(Done::Mode { target: target.clone(), was, is });
+        point();
+        self.images.push((op.path.clone(), attributes::pre_image(&stat)));
+        self.done.push(Done::Mode { target: op.path.clone(), was, is });
         Ok(())
+    }
+
+    fn displaced(
+        &mut self,
+        target: &RelPath,
+        temp: &RelPath,
+        base: &BaseNode,
+        lease: Option<Lease>,
+    ) -> Displaced {
+        let (target, temp, base) = (target.clone(), temp.clone(), base.clone());
+        Displaced { target, temp, base, lease: self.hold(lease) }
     }
 
     /// Undoes every step, last first. What the user saved meanwhile stays.
@@ -233,40 +255,41 @@ impl Work {
         while let Some(done) = self.done.pop() {
             before_each();
             match done {
-                Done::Replaced { target, temp, base, new, lease } => {
+                Done::Replaced(Displaced { target, temp, base, lease }, new) => {
                     self.put_back(&temp, &target, &new, &base);
                     drop(lease);
                 }
-                Done::Removed { target, temp, base, lease } => {
+                Done::Removed(Displaced { target, temp, base, lease }) => {
                     self.restore(&temp, &target, &base);
                     drop(lease);
                 }
-                Done::Added { target, home, new } => self.take_back(&target, home.as_ref(), &new),
+                Done::Added { target, temp, new } => self.take_back(&target, &temp, &new),
                 Done::Made { target } => match self.host.remove_directory(&target) {
                     Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => {}
                     Err(error) => self.leave(&target, "cannot be removed again", error),
                 },
-                Done::Mode { target, was, is } => {
-                    if let Ok(file) = self.host.open(&target)
-                        && fstat(&file).is_ok_and(|stat| stat.st_mode & 0o7777 == is)
-                        && let Err(error) = fchmod(&file, Mode::from_raw_mode(was))
-                    {
-                        self.leave(&target, "cannot get its mode back", error);
-                    }
-                }
+                Done::Mode { target, was, is } => self.mode_back(&target, was, is),
             }
         }
+    }
+
+    /// Gives a file its mode back, if nobody else changed it since.
+    pub(super) fn mode_back(&mut self, target: &RelPath, was: u32, is: u32) {
+        if let Ok(file) = self.host.open(target)
+            && fstat(&file).is_ok_and(|stat| stat.st_mode & 0o7777 == is)
+            && let Err(error) = fchmod(&file, Mode::from_raw_mode(was))
+        {
+            self.leave(target, "cannot get its mode back", error);
+        }
+        point();
     }
 
     /// Looks once more whether everything displaced is the base and at rest; the first that is
     /// not is named.
     pub(super) fn check(&self) -> Result<(), (RelPath, String)> {
         for done in &self.done {
-            let (Done::Replaced { target, temp, base, lease, .. }
-            | Done::Removed { target, temp, base, lease }) = done
-            else {
-                continue;
-            };
+            let (Done::Replaced(displaced, _) | Done::Removed(displaced)) = done else { continue };
+            let Displaced { target, temp, base, lease } = displaced;
             let whole = match (lease, base.kind) {
                 (Some(lease), _) => lease.is_whole(),
                 (None, NodeKind::Directory) => self.host.is_empty(temp).unwrap_or(false),
@@ -285,13 +308,12 @@ impl Work {
     pub(super) fn commit(&mut self) -> Vec<(RelPath, String)> {
         let mut late = Vec::new();
         for done in std::mem::take(&mut self.done) {
-            let (target, temp, base, lease, new) = match done {
-                Done::Replaced { target, temp, base, new, lease } => {
-                    (target, temp, base, lease, Some(new))
-                }
-                Done::Removed { target, temp, base, lease } => (target, temp, base, lease, None),
+            let (displaced, new) = match done {
+                Done::Replaced(displaced, new) => (displaced, Some(new)),
+                Done::Removed(displaced) => (displaced, None),
                 Done::Added { .. } | Done::Made { .. } | Done::Mode { .. } => continue,
             };
+            let Displaced { target, temp, base, lease } = displaced;
             let lease = match lease {
                 Some(lease) if lease.is_whole() => Ok(Some(lease)),
                 Some(_) => Err(Differs::Written(LeaseError::Writer)),
@@ -319,9 +341,14 @@ impl Work {
         late
     }
 
-    /// Removes what was staged and never used.
-    pub(super) fn sweep<'a>(&mut self, staged: impl Iterator<Item = &'a RelPath>) {
-        for temp in staged {
+    /// Removes what was staged and is still under its temporary name.
+    pub(super) fn sweep(&mut self, ops: &[Op]) {
+        for op in ops {
+            let (Some(temp), Some(new)) = (&op.staged, &op.new) else { continue };
+            if self.touched.contains(temp) && !self.is_ours(temp, &as_base(new)) {
+                // What could not be put back or kept, and was told of.
+                continue;
+            }
             if let Err(error) = self.host.unlink(temp)
                 && error != Errno::NOENT
             {
@@ -340,7 +367,7 @@ impl Work {
 }
 
 /// What a new node looks like once it is on the host, as far as it is compared.
-fn as_base(new: &NewNode) -> BaseNode {
+pub(crate) fn as_base(new: &NewNode) -> BaseNode {
     BaseNode {
         kind: new.kind,
         mode: if new.executable { 0o755 } else { 0o644 },
@@ -348,5 +375,13 @@ fn as_base(new: &NewNode) -> BaseNode {
         hash: new.hash,
         target: new.target.clone(),
         stamp: None,
+    }
+}
+
+/// The mode that a file gets whose bytes stay.
+pub(super) fn new_mode(op: &Op, was: u32, executable: bool) -> u32 {
+    match &op.restore {
+        Some(image) => image.mode & 0o7777,
+        None => with_executable(was, executable),
     }
 }

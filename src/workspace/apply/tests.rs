@@ -2,7 +2,26 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
+use crate::workspace::change::ChangeState;
 use crate::workspace::fixture::{Item, Place, Tree, file, path, tree};
+
+/// [`apply`] as a run does it, with something done at each point.
+pub(super) fn apply_at(
+    workspace: &Workspace,
+    set: &mut ChangeSet,
+    archive: &Path,
+    run: &str,
+    at: &mut dyn FnMut(Point),
+) -> Result<Applied, ApplyError> {
+    let folder = archive.parent().unwrap();
+    let state = folder.join("../state");
+    let parts = Parts { run, folder, state: &state };
+    let order = Order::apply(set, &[], OnConflict::HoldAll, &parts);
+    let applied = transact_at(&Host::of(workspace), workspace, set, &order, at);
+    let left = fs::read_dir(state.join("applies")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "a journal was left");
+    applied
+}
 
 /// Applies the way from what is on the disk to `to`, with something done at each point.
 fn go_at(

@@ -1,0 +1,116 @@
+//! The comparison of every path, before anything is written.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use rustix::io::Errno;
+
+use super::plan::{Op, Wanted};
+use super::record::Settled;
+use super::refusal::{SAME_NAME, refusal};
+use super::step::as_base;
+use crate::path::RelPath;
+use crate::workspace::change::Change;
+use crate::workspace::conflict::{Decision, HostNow, decide};
+use crate::workspace::host::{Host, Looking};
+
+/// What was seen.
+pub(super) struct Looked {
+    /// What must be written, in the order of the paths.
+    pub(super) ops: Vec<Op>,
+    /// What the host has already.
+    pub(super) had: Vec<Settled>,
+    /// What cannot be written, and why.
+    pub(super) refused: BTreeMap<RelPath, String>,
+}
+
+/// Compares every path.
+pub(super) fn look(host: &Host, wanted: &Wanted<'_>) -> Looked {
+    let mut looked = Looked { ops: Vec::new(), had: Vec::new(), refused: BTreeMap::new() };
+    let mut looking = Looking::at(host);
+    for change in wanted.iter() {
+        let path = &change.path;
+        let now = match looking.look(path, change.base.as_ref()) {
+            Ok(now) => now,
+            Err(error) => match blocked(&error, wanted.has_link_above(path)) {
+                Ok(now) => now,
+                Err(reason) => {
+                    looked.refused.insert(path.clone(), reason);
+                    continue;
+                }
+            },
+        };
+        if change.base.is_none()
+            && matches!(now, HostNow::Node(_))
+            && matches!(host.is_spelled_so(path), Ok(false))
+        {
+            looked.refused.insert(path.clone(), SAME_NAME.into());
+            continue;
+        }
+        match decide(change.base.as_ref(), change.new.as_ref(), &now) {
+            Decision::Apply => looked.ops.push(op(change, None, &now)),
+            Decision::ApplyBytes => {
+                let mode = match &now {
+                    HostNow::Node(now) => Some(now.mode),
+                    _ => None,
+                };
+                looked.ops.push(op(change, mode, &now));
+            }
+            Decision::Nothing => looked.had.push(had(change)),
+            Decision::Conflict(reason) => {
+                looked.refused.insert(path.clone(), reason.into());
+            }
+        }
+    }
+    looked
+}
+
+/// What there is where the way is blocked; or why the path cannot be written.
+fn blocked(error: &io::Error, has_link_above: bool) -> Result<HostNow, String> {
+    match Errno::from_io_error(error) {
+        // A file is above it, so there is nothing here.
+        Some(Errno::NOTDIR) => Ok(HostNow::Absent),
+        Some(Errno::LOOP) if has_link_above => Ok(HostNow::Absent),
+        Some(Errno::LOOP) => Err("a directory above it became a link on the host".into()),
+        Some(Errno::INVAL | Errno::NXIO) => Ok(HostNow::Special),
+        _ => Err(refusal("read", error)),
+    }
+}
+
+/// `mode`: the one on the host, which stays.
+fn op(change: &Change, mode: Option<u32>, now: &HostNow) -> Op {
+    let mut base = change.base.clone();
+    let mut new = change.new.clone();
+    if let (Some(mode), Some(base), Some(new)) = (mode, &mut base, &mut new) {
+        base.mode = mode;
+        new.executable = base.executable();
+    }
+    let mut op = Op {
+        path: change.path.clone(),
+        base,
+        new,
+        restore: change.before.clone(),
+        staged: None,
+        aside: None,
+        was: None,
+    };
+    if op.is_mode() {
+        op.was = match now {
+            HostNow::Node(now) => Some(now.mode),
+            _ => None,
+        };
+    }
+    op
+}
+
+/// What the host had before is what it has now, so there is nothing to undo.
+fn had(change: &Change) -> Settled {
+    Settled {
+        path: change.path.clone(),
+        done: true,
+        reason: None,
+        base: change.new.as_ref().map(as_base),
+        new: change.new.clone(),
+        before: None,
+    }
+}
