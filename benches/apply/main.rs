@@ -8,13 +8,13 @@
 //!
 //! `BENCH_ROUNDS` sets the rounds (15); it exits with 1 if a ratio is over its limit.
 
-#[path = "../common/large.rs"]
-mod large;
 #[path = "../common/changes.rs"]
 mod changes;
 #[allow(dead_code, reason = "shared with what uses other parts of it")]
 #[path = "../common/figures.rs"]
 mod figures;
+#[path = "../common/large.rs"]
+mod large;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

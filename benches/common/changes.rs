@@ -30,12 +30,7 @@ pub(crate) struct Run {
 }
 
 /// Makes the run `id` in `runs`: all of `app` that is not as it is in the workspace.
-pub(crate) fn run(
-    workspace: &Workspace,
-    app: &Path,
-    runs: &Path,
-    id: &str,
-) -> Result<Run, Failed> {
+pub(crate) fn run(workspace: &Workspace, app: &Path, runs: &Path, id: &str) -> Result<Run, Failed> {
     let rules = SendRules {
         exclude: Vec::new(),
         ignored: Ignored::Files,

@@ -302,9 +302,14 @@ fn save(set: &ChangeSet, folder: &Path) -> Result<(), ApplyError> {
     kill::point();
     crate::record::write_json(&path, set).map_err(|error| ApplyError::Archive {
         path,
-        reason: error.to_string(),
+        reason: with_causes(&error),
         left: Vec::new(),
     })
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// How an attempt ends before its commit.
@@ -427,7 +432,7 @@ impl Transaction<'_> {
         let mut journal = Journal::begin(state, &intent)?;
         let ops = intent.ops;
         let mut work = Work::new(self.host.clone(), folder.join("kept"), before);
-        let ended = self.write(&mut work, &mut journal, &ops);
+        let ended = self.write(&mut work, &mut journal, wanted, &ops);
         let ended = match ended {
             Ok(settled) => {
                 let late = work.commit();
@@ -463,13 +468,14 @@ impl Transaction<'_> {
         &mut self,
         work: &mut Work,
         journal: &mut Journal,
+        wanted: &Wanted<'_>,
         ops: &[Op],
     ) -> Result<Vec<Settled>, End> {
         stage_all(self.host, ops, &self.order.archive)?;
         (self.at)(Point::Staged);
         flush(self.host, ops, true).map_err(|e| End::archive(&self.workspace.path, e))?;
         journal.mark(&Mark::Stepping)?;
-        let stays = steps(work, ops, self.at)?;
+        let stays = steps(work, wanted, ops, self.at)?;
         work.check().map_err(|(path, reason)| End::refused(&path, reason))?;
         (self.at)(Point::Checked);
         if let Some(before) = work.before.take() {
@@ -522,6 +528,9 @@ fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<(), End> {
         match stage_one(host, op, new, temp, bytes) {
             Ok(()) => {}
             Err(StageError::Damaged) => return Err(End::archive(archive, StageError::Damaged)),
+            Err(error @ StageError::NoLinks) => {
+                refused.insert(op.path.clone(), error.to_string());
+            }
             Err(StageError::Io(error)) => {
                 let reason = match Errno::from_io_error(&error).map(Stop::from) {
                     Some(Stop::Conflict(reason)) => reason,
@@ -546,7 +555,10 @@ fn stage_one(
 ) -> Result<(), StageError> {
     if new.kind == NodeKind::Link {
         let target = new.target.as_ref().map_or(&b""[..], |target| &target.0);
-        return Ok(host.link(temp, target)?);
+        return host.link(temp, target).map_err(|error| match error {
+            Errno::NOSYS | Errno::NOTSUP | Errno::PERM => StageError::NoLinks,
+            error => error.into(),
+        });
     }
     let old = match &op.base {
         Some(base) if base.kind == NodeKind::File && op.restore.is_none() => {
@@ -590,24 +602,46 @@ fn flush(host: &Host, ops: &[Op], staged: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes every step; gives the directories that stay, since they have what is no part of it.
-fn steps(work: &mut Work, ops: &[Op], at: &mut dyn FnMut(Point)) -> Result<BTreeSet<RelPath>, End> {
+/// Takes every step; gives the directories that stay, since they have what is no part of it. Goes on
+/// where one is refused, with all that does not need it, so that all that are refused are told at
+/// once; the steps are undone then.
+fn steps(
+    work: &mut Work,
+    wanted: &Wanted<'_>,
+    ops: &[Op],
+    at: &mut dyn FnMut(Point),
+) -> Result<BTreeSet<RelPath>, End> {
     let mut stays = BTreeSet::new();
-    for op in plan::removals(ops) {
-        match work.remove(op) {
+    let mut refused = BTreeMap::new();
+    let mut idle = BTreeMap::new();
+    let removals = plan::removals(ops).map(|op| (op, "removed"));
+    for (op, verb) in removals.chain(plan::writes(ops).map(|op| (op, "written"))) {
+        if idle.contains_key(&op.path) {
+            continue;
+        }
+        let done = match verb {
+            "removed" => work.remove(op),
+            _ => step(work, op),
+        };
+        match done {
             Ok(()) => {}
             Err(Stop::StaysHome) if plan::may_stay(op) => {
                 stays.insert(op.path.clone());
             }
-            Err(stop) => return Err(stopped(work, stop, "removed", op)),
+            Err(stop) => match stopped(work, stop, verb, op) {
+                End::Refused(more) => {
+                    refused.extend(more);
+                    idle = wanted.closure(&refused);
+                }
+                end => return Err(end),
+            },
         }
         at(Point::Stepped);
     }
-    for op in plan::writes(ops) {
-        step(work, op).map_err(|stop| stopped(work, stop, "written", op))?;
-        at(Point::Stepped);
+    match refused.is_empty() {
+        true => Ok(stays),
+        false => Err(End::Refused(refused)),
     }
-    Ok(stays)
 }
 
 /// Writes one path, for which there is room.
@@ -627,8 +661,9 @@ fn stopped(work: &Work, stop: Stop, verb: &str, op: &Op) -> End {
         // Where upper and lower case are the same, another name of this very change set was first.
         Stop::Conflict(_)
             if op.base.is_none()
-                && work.host.stat(path).is_ok()
-                && matches!(work.host.is_spelled_so(path), Ok(false)) =>
+                && (matches!(work.host.is_spelled_so(path), Ok(false))
+                    || work.has_added_as(path))
+                && work.host.stat(path).is_ok() =>
         {
             End::refused(path, SAME_NAME)
         }

@@ -2,7 +2,6 @@
 //! the same, and what was less than the best is said.
 
 use std::fs;
-use std::path::Path;
 
 use crate::ground::{Ground, Mounted, alone};
 use crate::need;
@@ -99,7 +98,7 @@ fn every_kind_of_change_is_applied_where_exchange_is_and_nothing_is_noted() {
     }
 }
 
-/// The files lie in the layer below, which is never written.
+/// The files lie in the layer below, which is never written. Directories of it cannot be moved.
 #[test]
 fn files_of_a_layer_below_are_replaced_and_deleted() {
     need!(Ground::Overlay);
@@ -115,8 +114,8 @@ fn files_of_a_layer_below_are_replaced_and_deleted() {
             fs::remove_file(app.join("gone")).unwrap();
             fs::remove_dir_all(app.join("d")).unwrap();
         });
-        run.is_applied();
-        assert_eq!(texts(&place.tree()), ["changed: new"]);
+        run.is_refused(&[("d", "in a lower layer")]);
+        assert_eq!(texts(&place.tree()), ["changed: new", "d/"]);
         assert_eq!(fs::read(lower.join("changed")).unwrap(), b"old");
         assert_eq!(fs::read(lower.join("d/x")).unwrap(), b"old x");
     });
@@ -156,12 +155,12 @@ fn a_mode_that_cannot_be_held_is_said_and_nothing_else_suffers() {
             set_executable(&app.join("a"), false);
             write(app, "b", "new b");
         });
-        run.is_refused(&[("a", "cannot hold")]);
+        run.is_refused(&[("a", "does not hold the executable bit")]);
         assert_eq!(place.text("b"), "new b");
     });
 }
 
-/// After half of the steps were taken, one is refused; the way back has to work here as well.
+/// Some steps are taken before one is refused; the way back has to work here as well.
 #[test]
 fn the_way_back_works_without_exchange() {
     for ground in [Ground::Ntfs, Ground::Exfat] {
@@ -169,18 +168,37 @@ fn the_way_back_works_without_exchange() {
         alone(|dir| {
             let mount = Mounted::new(ground, &dir.join("m"));
             let place = Place::new(mount.path(), dir);
-            let mut run = every_kind(&place);
-            // It is looked at only when it is its turn, the last one.
-            user_makes(&place.at("new"), "user");
-            run.is_refused(&[
-                ("new", "exists on the host"),
-                ("new/deep", "it"),
-                ("new/deep/z", "it"),
-            ]);
+            place.write("a", "old").write("d/x", "old").write("gone", "old").write("m", "old");
+            let mut run = place.codex(|app| {
+                write(app, "a", "new");
+                write(app, "d/x", "new");
+                write(app, "new/y", "new");
+                fs::remove_file(app.join("gone")).unwrap();
+                set_executable(&app.join("m"), true);
+                // The last in the order of the steps, and found only when it is taken.
+                write(app, "z:", "new");
+            });
+            run.is_refused(&[("z:", "does not take such a name")]);
+            assert_eq!((place.text("a"), place.text("new/y")), ("new".into(), "new".into()));
         });
     }
 }
 
-fn user_makes(path: &Path, text: &str) {
-    fs::write(path, text).unwrap();
+/// What the user made meanwhile, where a directory should come.
+#[test]
+fn a_file_where_a_directory_should_go() {
+    for ground in [Ground::Ntfs, Ground::Exfat] {
+        need!(ground);
+        alone(|dir| {
+            let mount = Mounted::new(ground, &dir.join("m"));
+            let place = Place::new(mount.path(), dir);
+            let mut run = every_kind(&place);
+            place.write("new", "user");
+            run.is_refused(&[
+                ("new", "exists on the host"),
+                ("new/deep", "above it"),
+                ("new/deep/z", "above it"),
+            ]);
+        });
+    }
 }

@@ -48,13 +48,13 @@ impl Ground {
             Self::Exfat => (&["mkfs.exfat", "mount.exfat-fuse"], Some("/dev/fuse")),
         };
         let missing = programs.iter().find(|program| !is_program(program));
-        missing
-            .map(|program| format!("there is no {program}; run tests/host_fs/setup.sh"))
-            .or_else(|| {
+        missing.map(|program| format!("there is no {program}; run tests/host_fs/setup.sh")).or_else(
+            || {
                 device
                     .filter(|device| !Path::new(device).exists())
                     .map(|device| format!("there is no {device}"))
-            })
+            },
+        )
     }
 }
 

@@ -6,7 +6,8 @@ use crate::ground::{Ground, Mounted, alone};
 use crate::need;
 use crate::place::{Place, link, write};
 
-const SAME: &str = "takes it for";
+/// What is said of a name that is another one for the host.
+const SAME: &str = "differs only in case";
 
 /// Runs on each file system that has no regard to case.
 fn without_case(test: impl Fn(&Place) + Sync) {
@@ -27,7 +28,7 @@ fn a_new_file_is_no_other_spelling_of_one_that_is_there() {
             write(app, "README.md", "other");
             write(app, "a", "2");
         });
-        run.is_refused(&[("README.md", "takes it for readme.md")]);
+        run.is_refused(&[("README.md", SAME)]);
         assert_eq!(place.text("readme.md"), "mine");
         assert_eq!(place.text("a"), "2");
     });
@@ -52,7 +53,11 @@ fn a_new_directory_is_no_other_spelling_of_one_that_is_there() {
             write(app, "SRC/a.rs", "other");
             write(app, "src/c.rs", "new");
         });
-        run.is_refused(&[("SRC", SAME), ("SRC/a.rs", ""), ("SRC/b.rs", "")]);
+        run.is_refused(&[
+            ("SRC", SAME),
+            ("SRC/a.rs", "exists on the host"),
+            ("SRC/b.rs", "above it"),
+        ]);
         assert_eq!(place.text("src/a.rs"), "mine");
         assert_eq!(place.text("src/c.rs"), "new");
     });
@@ -108,13 +113,13 @@ fn a_name_that_is_not_allowed_is_held_alone() {
             fs::rename(app.join("old"), app.join("n*w")).unwrap();
             link(app, "l<nk", "a");
         });
-        let reason = "cannot hold this name";
+        let reason = "does not take such a name";
         run.is_refused(&[
             ("\"new/lf\\012in\"", reason),
             ("a:b", reason),
             ("con", reason),
             ("dir|", reason),
-            ("dir|/in", "it lies in"),
+            ("dir|/in", "above it"),
             ("dot.", reason),
             ("l<nk", reason),
             ("n*w", reason),
@@ -137,7 +142,10 @@ fn where_there_are_no_links_they_are_held() {
             write(app, "q:", "2");
             link(app, "link", "a");
         });
-        run.is_refused(&[("link", "no symbolic links"), ("q:", "cannot hold this name")]);
+        run.is_refused(&[
+            ("link", "does not hold symbolic links"),
+            ("q:", "does not take such a name"),
+        ]);
         assert_eq!(place.text("a"), "2");
     });
 }

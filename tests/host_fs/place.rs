@@ -7,16 +7,21 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use mcp_codex_orchestrator::config::workspace::Ignored;
 use mcp_codex_orchestrator::path::RelPath;
 use mcp_codex_orchestrator::workspace::apply::{Applied, ApplyError, OnConflict, Parts, apply};
 use mcp_codex_orchestrator::workspace::change::{ChangeSet, ChangeState};
 use mcp_codex_orchestrator::workspace::classify::{Policy, classify};
+use mcp_codex_orchestrator::workspace::lock;
 use mcp_codex_orchestrator::workspace::receive::{ReceiveLimits, receive};
 use mcp_codex_orchestrator::workspace::root::open_unchecked;
 use mcp_codex_orchestrator::workspace::send::{SendRules, send};
 use mcp_codex_orchestrator::workspace::{NodeKind, Snapshot, Workspace};
+
+/// How long a turn to write may take to come.
+const TURN: Duration = Duration::from_secs(10);
 
 /// One path as a test compares it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,10 +129,11 @@ impl Place {
         fs::create_dir(&folder).unwrap();
         let (limits, policy) = (ReceiveLimits::default(), Policy::new(&[]).unwrap());
         let stream = collected(&app, &sent);
-        let received =
-            receive(&stream[..], &sent, &limits, &folder.join("changes.tar")).unwrap();
+        let received = receive(&stream[..], &sent, &limits, &folder.join("changes.tar")).unwrap();
         fs::remove_dir_all(&app).unwrap();
-        Run { place: self, id, folder, set: classify(&received, &sent, &policy) }
+        let set = classify(&received, &sent, &policy);
+        fs::write(folder.join("changes.json"), serde_json::to_vec(&set).unwrap()).unwrap();
+        Run { place: self, id, folder, set }
     }
 }
 
@@ -141,13 +147,15 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    pub(crate) fn parts(&self) -> Parts<'_> {
-        Parts { run: &self.id, folder: &self.folder, state: &self.place.state }
-    }
-
+    /// As `codex_run_apply` does it: with the turn to write, and what the run folder says.
     pub(crate) fn apply(&mut self, on_conflict: OnConflict) -> Result<Applied, ApplyError> {
-        let parts = Parts { run: &self.id, folder: &self.folder, state: &self.place.state };
-        apply(&self.place.workspace, &mut self.set, &[], on_conflict, &parts)
+        let Place { workspace, state, .. } = self.place;
+        let _turn = lock::write(state, workspace, TURN).unwrap();
+        if let Ok(saved) = fs::read(self.folder.join("changes.json")) {
+            self.set = serde_json::from_slice(&saved).unwrap();
+        }
+        let parts = Parts { run: &self.id, folder: &self.folder, state };
+        apply(workspace, &mut self.set, &[], on_conflict, &parts)
     }
 
     /// Paths that are held, with why.
@@ -252,9 +260,10 @@ pub(crate) fn link(root: &Path, name: &str, target: &str) {
 pub(crate) type Refused<'a> = (&'a str, &'a str);
 
 impl Run<'_> {
-    /// Sees that exactly `refused` cannot be applied: with all held if there is one such path, the
-    /// tree is untouched; with the others applied, the refused ones are untouched. Either way the
-    /// run folder has what Codex made.
+    /// Sees that exactly `refused` cannot be applied. With all held the tree is untouched, and what
+    /// is told is some of them, since a path that is refused can hide others. With the others
+    /// applied, the refused ones are untouched and each has its reason. Either way the run folder has
+    /// what Codex made.
     pub(crate) fn is_refused(&mut self, refused: &[Refused<'_>]) {
         let before = self.place.tree();
         let told = self.apply(OnConflict::HoldAll).unwrap();
@@ -267,10 +276,14 @@ impl Run<'_> {
         let held = self.held();
         let after = self.place.tree();
         for (name, reason) in refused {
-            assert!(held.get(*name).is_some_and(|held| held.contains(reason)), "{name}: {held:?}");
+            assert!(
+                held.get(*name).is_some_and(|held| held.contains(reason)),
+                "{name}: {held:#?}\n{told:#?}"
+            );
             assert_eq!(after.get(*name), before.get(*name), "{name}");
+            assert!(self.has_codex_bytes(name), "{name}");
         }
-        assert_eq!(held.len(), refused.len(), "{held:?}");
+        assert_eq!(held.len(), refused.len(), "{held:#?}\n{told:#?}");
         self.is_tidy();
     }
 
@@ -285,15 +298,15 @@ impl Run<'_> {
     }
 
     fn told(&self, told: &Applied, refused: &[Refused<'_>]) {
-        let named: BTreeMap<String, &str> =
-            told.conflicts.iter().map(|c| (c.path.to_string(), &*c.reason)).collect();
-        let paths: Vec<&str> = refused.iter().map(|(name, _)| *name).collect();
-        assert_eq!(named.keys().collect::<Vec<_>>(), paths, "{told:?}");
-        for (name, reason) in refused {
-            assert!(named[*name].contains(reason), "{name}: {told:?}");
-            assert!(self.has_codex_bytes(name), "{name}");
+        assert_ne!(told.conflicts, [], "{told:?}");
+        for conflict in &told.conflicts {
+            let known = refused.iter().find(|(name, _)| *name == conflict.path.to_string());
+            let (_, reason) = known.unwrap_or_else(|| panic!("{}: {told:#?}", conflict.path));
+            assert!(conflict.reason.contains(reason), "{reason}: {conflict:#?}");
         }
         assert_eq!(told.kept, [], "{told:?}");
+        let left = |note: &&String| !note.contains("cannot exchange");
+        assert_eq!(told.notes.iter().find(left), None, "{told:?}");
     }
 
     /// Sees that no temporary file is left, and that `changes.json` says what the set says.

@@ -44,13 +44,13 @@ fn in_a_directory_that_may_not_be_written() {
                 fs::remove_file(app.join("ro/gone")).unwrap();
             });
             mode(&place.at("ro"), 0o555);
-            let reason = "may not be written";
+            let reason = "may not write there";
             run.is_refused(&[
                 ("ro/changed", reason),
                 ("ro/gone", reason),
                 ("ro/new", reason),
                 ("ro/sub", reason),
-                ("ro/sub/new", "it lies in"),
+                ("ro/sub/new", reason),
             ]);
             assert_eq!(place.text("rw/a"), "new");
             mode(&place.at("ro"), 0o755);
@@ -105,7 +105,7 @@ fn a_file_that_may_not_be_read_any_more() {
             let before = fs::metadata(place.at("a")).unwrap().len();
             let told = run.apply(OnConflict::HoldConflicting).unwrap();
             assert_eq!(run.held().keys().collect::<Vec<_>>(), ["a"], "{told:?}");
-            assert!(run.held()["a"].contains("may not be read"), "{told:?}");
+            assert!(run.held()["a"].contains("cannot be read"), "{told:?}");
             assert_eq!(fs::metadata(place.at("a")).unwrap().len(), before);
             mode(&place.at("a"), 0o644);
             assert_eq!((place.text("a"), place.text("b")), ("old".into(), "new".into()));
@@ -132,7 +132,7 @@ fn a_file_that_is_immutable() {
         let names = ["a", "b", "d"].map(|name| place.at(name).to_str().unwrap().to_owned());
         let flag = |flag| names.iter().for_each(|name| drop(run("chattr", &[flag, name])));
         flag("+i");
-        let reason = "may not be";
+        let reason = "may not write there";
         codex.is_refused(&[("a", reason), ("b", reason), ("d/new", reason), ("d/x", reason)]);
         assert_eq!(place.text("c"), "new");
         flag("-i");
@@ -181,7 +181,7 @@ fn where_something_is_mounted() {
             fs::remove_file(app.join("m/gone")).unwrap();
             fs::remove_dir(app.join("empty")).unwrap();
         });
-        run.is_refused(&[("empty", "mounted"), ("file", "mounted")]);
+        run.is_refused(&[("empty", "something is mounted"), ("file", "something is mounted")]);
         assert_eq!((place.text("m/in"), place.text("m/new")), ("new".into(), "new".into()));
         assert!(!place.at("m/gone").exists());
         drop((inner, empty));
@@ -207,7 +207,8 @@ fn a_directory_that_is_a_mount_becomes_a_file() {
         let before = place.tree();
         let told = run.apply(OnConflict::HoldAll).unwrap();
         assert_eq!(place.tree(), before, "{told:?}");
-        assert!(told.conflicts.iter().any(|c| c.path.as_bytes() == b"m"), "{told:?}");
+        assert_ne!(told.conflicts, [], "{told:?}");
+        assert!(run.has_codex_bytes("m"));
     });
 }
 
@@ -232,9 +233,9 @@ fn a_directory_where_a_file_should_go() {
                 place.write(&format!("{name}/user"), "user");
             }
             run.is_refused(&[
-                ("a", "a directory is there"),
-                ("b", "a directory is there"),
-                ("c", "a directory is there"),
+                ("a", "there is a directory"),
+                ("b", "there is a directory"),
+                ("c", "there is a directory"),
             ]);
             assert_eq!(place.text("d"), "new");
             for name in ["a", "b", "c"] {
