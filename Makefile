@@ -1,7 +1,7 @@
 # What people and CI type. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench image codex lint engine build
+.PHONY: help demo test soak bench image codex lint engine build
 
 VENV := target/venv
 
@@ -16,6 +16,9 @@ test: image codex $(VENV)/.installed ## Run all tests; fails if one was left out
 	CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_TESTS_PYTHON="$(CURDIR)/$(VENV)/bin/python" \
 	  CODEX_BIN="$(CURDIR)/target/codex/bin/codex" cargo test
 	tests/leftovers.sh after
+
+soak: ## Apply changes 100,000 times while an editor saves; no save may be lost
+	CODEX_SOAK=100000 cargo test --lib -- --nocapture editor_tests
 
 bench: image codex ## Measure against bare Codex and against a container for each run
 	cargo bench

@@ -44,7 +44,20 @@ pub(super) struct Place {
 
 impl Place {
     pub(super) fn new(tree: &Tree) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::within(tempfile::tempdir().unwrap(), tree)
+    }
+
+    /// In memory where that can be had, for tests that flush thousands of times.
+    pub(super) fn in_memory(tree: &Tree) -> Self {
+        let memory = Path::new("/dev/shm");
+        let dir = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory),
+            false => tempfile::tempdir(),
+        };
+        Self::within(dir.unwrap(), tree)
+    }
+
+    fn within(dir: tempfile::TempDir, tree: &Tree) -> Self {
         let root = dir.path().join("ws");
         fs::create_dir(&root).unwrap();
         let meta = fs::metadata(&root).unwrap();

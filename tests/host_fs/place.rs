@@ -48,6 +48,10 @@ pub(crate) fn listing(root: &Path) -> Tree {
     while let Some(directory) = waiting.pop() {
         for entry in fs::read_dir(&directory).unwrap() {
             let path = entry.unwrap().path();
+            if path.to_string_lossy().contains("/.ghost-ntfs-3g-") {
+                // The driver's own name for what has none any more and is still open.
+                continue;
+            }
             let stat = fs::symlink_metadata(&path).unwrap();
             let what = if stat.is_dir() {
                 waiting.push(path.clone());

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::kill::armed;
+use super::step::as_base;
 use super::*;
-use crate::workspace::change::ChangeState;
+use crate::workspace::change::{ChangeState, NewNode};
 use crate::workspace::fixture::{Item, Place, Tree, file, tree};
 use crate::workspace::host::Features;
 use crate::workspace::{WorkspaceKey, lock};
@@ -21,9 +22,9 @@ use crate::workspace::{WorkspaceKey, lock};
 const RUN: &str = "0190-kill";
 
 /// All of a tree that a person can see, modes included.
-type Seen = BTreeMap<Vec<u8>, (u32, Vec<u8>)>;
+pub(super) type Seen = BTreeMap<Vec<u8>, (u32, Vec<u8>)>;
 
-fn seen(root: &Path) -> Seen {
+pub(super) fn seen(root: &Path) -> Seen {
     fn walk(root: &Path, at: &Path, seen: &mut Seen) {
         for entry in fs::read_dir(at).unwrap() {
             let at = entry.unwrap().path();
@@ -45,7 +46,7 @@ fn seen(root: &Path) -> Seen {
     found
 }
 
-fn from() -> Tree {
+pub(super) fn from() -> Tree {
     tree([
         ("changed", file("old")),
         ("run", file("same")),
@@ -65,7 +66,7 @@ fn from() -> Tree {
     ])
 }
 
-fn to() -> Tree {
+pub(super) fn to() -> Tree {
     tree([
         ("changed", file("new and longer")),
         ("run", Item::File(b"same".into(), true)),
@@ -88,7 +89,7 @@ fn to() -> Tree {
 /// points it is killed, and with which features.
 const TOLD: &str = "CODEX_TEST_KILL";
 
-fn opened(base: &Path) -> Workspace {
+pub(super) fn opened(base: &Path) -> Workspace {
     let root = base.join("ws");
     let meta = fs::metadata(&root).unwrap();
     Workspace {
@@ -104,7 +105,11 @@ fn features(plain: bool) -> Features {
     Features { exchange: !plain, no_replace: !plain, ..Features::default() }
 }
 
-fn apply_in(base: &Path, plain: bool, at: &mut dyn FnMut(Point)) -> (ChangeSet, Applied) {
+pub(super) fn apply_in(
+    base: &Path,
+    plain: bool,
+    at: &mut dyn FnMut(Point),
+) -> (ChangeSet, Applied) {
     let workspace = opened(base);
     let folder = base.join("run-0");
     let mut set: ChangeSet =
@@ -118,7 +123,36 @@ fn apply_in(base: &Path, plain: bool, at: &mut dyn FnMut(Point)) -> (ChangeSet, 
     (set, applied)
 }
 
-fn recover_in(base: &Path) {
+/// Takes out again what is applied.
+pub(super) fn undo_in(base: &Path) -> (ChangeSet, Applied) {
+    let (workspace, folder, state) = (opened(base), base.join("run-0"), base.join("state"));
+    let mut set = states(base);
+    let applied = set.changes.iter().filter(|change| change.state == ChangeState::Applied);
+    let wanted = applied.map(|change| Change {
+        base: change.new.as_ref().map(as_base),
+        new: change.base.as_ref().map(|base| NewNode {
+            kind: base.kind,
+            executable: base.executable(),
+            size: base.size,
+            hash: base.hash,
+            offset: change.before.as_ref().map_or(0, |before| before.offset),
+            target: base.target.clone(),
+        }),
+        ..change.clone()
+    });
+    let order = Order {
+        direction: Direction::Undo,
+        wanted: wanted.collect(),
+        archive: folder.join("before.tar"),
+        on_conflict: OnConflict::HoldAll,
+        parts: Parts { run: RUN, folder: &folder, state: &state },
+    };
+    let _turn = lock::write(&state, &workspace, Duration::from_secs(20)).unwrap();
+    let applied = transact(&workspace, &mut set, &order).unwrap();
+    (set, applied)
+}
+
+pub(super) fn recover_in(base: &Path) {
     let (state, workspace) = (base.join("state"), opened(base));
     drop(lock::read(&state, &workspace, Duration::from_secs(20)).unwrap());
     drop(lock::write(&state, &workspace, Duration::from_secs(20)).unwrap());
@@ -134,6 +168,15 @@ fn child() {
     armed::arm(kill_at.parse().unwrap());
     match what {
         "apply" => drop(apply_in(base, plain, &mut |_| {})),
+        "copy" => drop(apply_in(base, plain, &mut |at| {
+            if at == Point::Staged {
+                let copy = ["-a", "ws", "staged"];
+                assert!(
+                    Command::new("cp").args(copy).current_dir(base).status().unwrap().success()
+                );
+            }
+        })),
+        "undo" => drop(undo_in(base)),
         "hold" => drop(apply_in(base, plain, &mut |at| {
             if at == Point::Checked {
                 return;
@@ -150,7 +193,7 @@ fn child() {
 }
 
 /// Whether it was killed; otherwise it was done before.
-fn killed(what: &str, kill_at: u64, plain: bool, base: &Path) -> bool {
+pub(super) fn killed(what: &str, kill_at: u64, plain: bool, base: &Path) -> bool {
     let name = format!("{}::child", module_path!().split_once("::").unwrap().1);
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &name, "--nocapture", "--test-threads=1"])
@@ -164,15 +207,15 @@ fn killed(what: &str, kill_at: u64, plain: bool, base: &Path) -> bool {
     }
 }
 
-fn place() -> Place {
-    let place = Place::new(&from());
+pub(super) fn place() -> Place {
+    let place = Place::in_memory(&from());
     fs::set_permissions(place.at("changed"), fs::Permissions::from_mode(0o640)).unwrap();
     let (set, archive) = place.changes(&place.snapshot(), &from(), &to());
     crate::record::write_json(&archive.with_file_name("changes.json"), &set).unwrap();
     place
 }
 
-fn states(base: &Path) -> ChangeSet {
+pub(super) fn states(base: &Path) -> ChangeSet {
     serde_json::from_slice(&fs::read(base.join("run-0/changes.json")).unwrap()).unwrap()
 }
 
@@ -181,11 +224,18 @@ fn states(base: &Path) -> ChangeSet {
 fn at_every_point(what: &str, plain: bool, stride: usize, user: Option<&str>) -> [u32; 2] {
     let done = place();
     apply_in(done.dir.path(), plain, &mut |_| {});
-    let after = seen(&done.workspace.path);
+    let mut after = seen(&done.workspace.path);
+    if what == "undo" {
+        after = seen(&place().workspace.path);
+    }
     let mut ends = [0; 2];
     for point in (0..).step_by(stride) {
         let place = place();
         let base = place.dir.path();
+        if what == "undo" {
+            apply_in(base, plain, &mut |_| {});
+        }
+        let untouched = if what == "undo" { ChangeState::Applied } else { ChangeState::Held };
         let before = seen(&place.workspace.path);
         let was_killed = killed(what, point, plain, base);
         let mut again = point % 5;
@@ -201,14 +251,14 @@ fn at_every_point(what: &str, plain: bool, stride: usize, user: Option<&str>) ->
             assert!(saved.is_some_and(|s| s.1 == b"user" || s.1 == *was), "{what} {point}");
         }
         let set = states(base);
-        let applied = set.changes.iter().filter(|c| c.state == ChangeState::Applied).count();
+        let moved = set.changes.iter().filter(|c| c.state != untouched).count();
         let context = format!("{what} killed at {point}, plain {plain}");
         if now == after {
-            assert_eq!(applied, set.changes.len(), "{context}");
+            assert_eq!(moved, set.changes.len(), "{context}");
             ends[1] += 1;
         } else {
             assert_eq!(now, before, "{context}");
-            assert_eq!(applied, 0, "{context}");
+            assert_eq!(moved, 0, "{context}");
             ends[0] += 1;
         }
         let left = base.join("state/applies");
@@ -227,6 +277,12 @@ fn killed_anywhere_the_tree_is_the_one_before_or_the_one_after() {
     let [before, after] = at_every_point("apply", false, 1, None);
     println!("killed at {} points: {before} before, {after} after", before + after);
     assert!(before > 20 && after > 5);
+}
+
+#[test]
+fn killed_anywhere_while_undoing() {
+    let [before, after] = at_every_point("undo", false, 2, None);
+    assert!(before > 10 && after > 3);
 }
 
 #[test]

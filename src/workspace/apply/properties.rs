@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use std::collections::BTreeSet;
+
 use super::tests::{apply_at, go};
 use super::*;
 use crate::workspace::change::{ChangeState, Hold};

@@ -23,13 +23,14 @@ use std::time::Duration;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
+use super::Direction;
 use super::before::cut;
 use super::journal::{self, Found, Intent, JournalError, Mark};
 use super::kill::point;
 use super::plan::{Op, removals, writes};
 use super::record::{Settled, record};
 use super::step::{Displaced, Done, Work, as_base, new_mode};
-use super::{Direction, flush, step, without};
+use super::transaction::{flush, step, without};
 use crate::path::RelPath;
 use crate::workspace::change::{BaseNode, ChangeSet};
 use crate::workspace::conflict::{HostNow, same};
