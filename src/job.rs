@@ -15,6 +15,7 @@
 
 pub mod call;
 mod changes;
+pub mod ended;
 pub mod progress;
 pub mod result;
 mod run;
@@ -46,9 +47,9 @@ use crate::workspace::apply::recover::recover_all;
 use crate::workspace::classify::Policy;
 use crate::workspace::root::Roots;
 
-use self::call::{ApplyCall, DiffCall, RunCall};
+use self::call::{ApplyCall, DiffCall, RunCall, UndoCall};
 use self::progress::ProgressSender;
-use self::result::{ApplyReport, DiffPage, RunResult};
+use self::result::{ApplyReport, DiffPage, RunResult, UndoReport};
 
 /// What the tools do; behind it are the pool, the workspaces and the records.
 pub trait Jobs: Send + Sync + 'static {
@@ -66,6 +67,9 @@ pub trait Jobs: Send + Sync + 'static {
 
     /// Applies what is held of a run.
     fn apply(&self, call: ApplyCall) -> BoxFuture<'_, Result<ApplyReport, Failure>>;
+
+    /// Takes back what was applied of a run.
+    fn undo(&self, call: UndoCall) -> BoxFuture<'_, Result<UndoReport, Failure>>;
 
     /// The pool now. Must answer at once, also while containers start.
     fn pool_status(&self) -> PoolStatus;
@@ -104,6 +108,8 @@ pub struct Orchestrator {
     places: Places,
     lookup: Lookup,
     policy: Policy,
+    /// Our label, which the records of our runs have.
+    owner: String,
     engine_facts: Arc<Mutex<Option<EngineFacts>>>,
     pool: Pool<Starter>,
     /// The gateway for the credential it was made for; made anew when that changes.
@@ -162,6 +168,7 @@ impl Orchestrator {
         let state = places.state.clone();
         tokio::task::spawn_blocking(move || recover_all(&state));
         let sweeper = Sweeper::new(owner.label(), &places.state);
+        let label = owner.label().to_owned();
         let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into());
         let pool = Pool::start(starter, config.pool.clone());
         let engine_facts = Arc::new(Mutex::new(None));
@@ -173,6 +180,7 @@ impl Orchestrator {
             places,
             lookup,
             policy,
+            owner: label,
             engine_facts,
             pool,
             gateway: Mutex::new(None),
@@ -205,10 +213,11 @@ impl Orchestrator {
     /// Removes old records in the background, as `[runs]` says.
     fn prune_records(&self) {
         let runs = self.places.runs.clone();
+        let state = self.places.state.clone();
         let rules = self.config.runs.clone();
-        tokio::task::spawn_blocking(move || match prune::prune(&runs, &rules) {
-            Ok(0) => {}
-            Ok(removed) => tracing::debug!(removed, "removed old records"),
+        tokio::task::spawn_blocking(move || match prune::prune(&runs, &state, &rules) {
+            Ok(pruned) if pruned.is_nothing() => {}
+            Ok(pruned) => tracing::debug!(?pruned, "removed old records"),
             Err(error) => tracing::warn!(%error, "old records could not be removed"),
         });
     }
@@ -269,11 +278,15 @@ impl Jobs for Orchestrator {
     }
 
     fn diff(&self, call: DiffCall) -> BoxFuture<'_, Result<DiffPage, Failure>> {
-        Box::pin(changes::diff(self, call))
+        Box::pin(changes::later::diff(self, call))
     }
 
     fn apply(&self, call: ApplyCall) -> BoxFuture<'_, Result<ApplyReport, Failure>> {
-        Box::pin(changes::apply_held(self, call))
+        Box::pin(changes::later::apply_held(self, call))
+    }
+
+    fn undo(&self, call: UndoCall) -> BoxFuture<'_, Result<UndoReport, Failure>> {
+        Box::pin(changes::undo::undo(self, call))
     }
 
     fn pool_status(&self) -> PoolStatus {

@@ -18,6 +18,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -92,11 +94,15 @@ pub struct Request {
     /// As in the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The label of the orchestrator that has the run, by which others know whether it lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
 }
 
 impl Request {
-    /// The request of `call` on the workspace at `workspace`, accepted now.
-    pub fn new(call: &RunCall, workspace: &Path) -> Self {
+    /// The request of `call` on the workspace at `workspace`, accepted now by the orchestrator with
+    /// the label `owner`.
+    pub fn new(call: &RunCall, workspace: &Path, owner: &str) -> Self {
         Self {
             accepted: Timestamp::now(),
             prompt: call.prompt.clone(),
@@ -106,8 +112,15 @@ impl Request {
             working_dir: call.working_dir.clone(),
             env_vars: call.env_vars.names().map(str::to_owned).collect(),
             model: call.model.clone(),
+            owner: Some(owner.to_owned()),
         }
     }
+}
+
+/// Keeps a record where it is; given up when dropped.
+#[derive(Debug)]
+pub struct RecordLock {
+    _folder: File,
 }
 
 /// The folder of one run.
@@ -202,6 +215,45 @@ impl Record {
     /// What the changes replaced.
     pub fn before_tar(&self) -> PathBuf {
         self.folder.join("before.tar")
+    }
+
+    /// What the user saved in the very moment of an apply and could not stay in its place.
+    pub fn kept(&self) -> PathBuf {
+        self.folder.join("kept")
+    }
+
+    /// Whether what became of the changes was written after the result, so that the result says
+    /// less: whoever applied or undid them was killed in between.
+    pub fn has_later_changes(&self) -> bool {
+        let time = |path: &Path| fs::metadata(path).and_then(|found| found.modified()).ok();
+        let (changes, result) = (time(&self.changes_json()), time(&self.result_json()));
+        changes.is_some_and(|changes| result.is_none_or(|result| changes > result))
+    }
+
+    /// Keeps the record from being removed until what is returned is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The folder is gone, or is just being removed.
+    pub fn share(&self) -> Result<RecordLock, RecordError> {
+        let lock = self.lock(FlockOperation::NonBlockingLockShared);
+        lock.ok_or_else(|| RecordError::Missing(self.id.clone()))
+    }
+
+    /// The right to remove the record, unless somebody [shares](Self::share) it.
+    fn claim(&self) -> Option<RecordLock> {
+        self.lock(FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock(&self, operation: FlockOperation) -> Option<RecordLock> {
+        let folder = File::open(&self.folder).ok()?;
+        match flock(&folder, operation) {
+            Ok(()) => {}
+            // Where nothing can be locked, nobody is kept waiting.
+            Err(Errno::NOTSUP | Errno::NOSYS | Errno::NOLCK | Errno::INVAL) => {}
+            Err(_) => return None,
+        }
+        self.folder.exists().then_some(RecordLock { _folder: folder })
     }
 
     /// The changes as a unified diff.
@@ -368,6 +420,7 @@ mod tests {
             working_dir: None,
             env_vars: vec!["TOKEN".into()],
             model: None,
+            owner: None,
         }
     }
 
@@ -461,7 +514,7 @@ mod tests {
             model: None,
         };
         call.env_vars.insert("TOKEN".into(), "hunter2".into()).unwrap();
-        let text = serde_json::to_string(&Request::new(&call, Path::new("/w"))).unwrap();
+        let text = serde_json::to_string(&Request::new(&call, Path::new("/w"), "me")).unwrap();
         assert!(text.contains("TOKEN") && !text.contains("hunter2"), "{text}");
     }
 }

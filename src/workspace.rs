@@ -34,10 +34,12 @@ pub mod git;
 pub mod host;
 pub mod limits;
 pub mod lock;
+pub mod merge;
 pub mod receive;
 pub mod root;
 pub mod select;
 pub mod send;
+pub mod undo;
 
 /// A workspace that was found, checked and opened.
 #[derive(Clone, Debug)]

@@ -5,6 +5,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use mcp_codex_orchestrator::job::result::RunResult;
+
 /// The program with an environment of its own, in which no engine and no settings are found.
 fn program(home: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mcp-codex-orchestrator"));
@@ -100,4 +102,37 @@ fn without_an_engine_doctor_ends_with_3_and_says_so() {
 fn there_are_no_records_at_first() {
     let (code, stdout, _) = run(&["runs", "list", "--json"]);
     assert_eq!((code, stdout.as_str()), (Some(0), "[]\n"));
+}
+
+#[test]
+fn runs_prune_says_what_went() {
+    let home = tempfile::tempdir().unwrap();
+    let runs = home.path().join("runs");
+    let settings = home.path().join("c.toml");
+    std::fs::write(&settings, format!("[runs]\ndir = {runs:?}\nkeep = 1\n")).unwrap();
+    let prune = |arguments: &[&str]| {
+        let arguments = [&["--config", settings.to_str().unwrap(), "runs", "prune"], arguments];
+        let Output { status, stdout, stderr } =
+            program(home.path()).args(arguments.concat()).output().unwrap();
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        String::from_utf8(stdout).unwrap()
+    };
+    assert!(prune(&[]).starts_with("Nothing to remove"));
+    let [held, plain, _last] = ["held", "none", "none"].map(|state| {
+        let id = uuid::Uuid::now_v7().to_string();
+        let mut result = serde_json::to_value(RunResult::completed(&id)).unwrap();
+        result["changes_state"] = state.into();
+        std::fs::create_dir_all(runs.join(&id)).unwrap();
+        std::fs::write(runs.join(&id).join("result.json"), result.to_string()).unwrap();
+        std::fs::write(runs.join(&id).join("events.jsonl"), "x").unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        id
+    });
+    let told = prune(&[]);
+    assert!(told.contains(&format!("removed {plain}\n")), "{told}");
+    assert!(told.contains(&format!("removed the logs of {held} (its changes stay")), "{told}");
+    assert!(!runs.join(&plain).exists() && !runs.join(&held).join("events.jsonl").exists());
+    assert!(runs.join(&held).join("result.json").exists());
+    let again: serde_json::Value = serde_json::from_str(&prune(&["--json"])).unwrap();
+    assert_eq!(again, serde_json::json!({"removed": [], "slimmed": [], "bytes": 0}));
 }

@@ -10,9 +10,9 @@ use futures::future::BoxFuture;
 use mcp_codex_orchestrator::config::RunConfig;
 use mcp_codex_orchestrator::failure::{ErrorKind, Failure};
 use mcp_codex_orchestrator::job::Jobs;
-use mcp_codex_orchestrator::job::call::{ApplyCall, DiffCall, RunCall};
+use mcp_codex_orchestrator::job::call::{ApplyCall, DiffCall, RunCall, UndoCall};
 use mcp_codex_orchestrator::job::progress::ProgressSender;
-use mcp_codex_orchestrator::job::result::{ApplyReport, DiffPage, RunResult};
+use mcp_codex_orchestrator::job::result::{ApplyReport, DiffPage, RunResult, UndoReport};
 use mcp_codex_orchestrator::pool::status::PoolStatus;
 use mcp_codex_orchestrator::server;
 use mcp_codex_orchestrator::workspace::change::ChangesState;
@@ -92,6 +92,10 @@ impl Jobs for Script {
     }
 
     fn apply(&self, _call: ApplyCall) -> BoxFuture<'_, Result<ApplyReport, Failure>> {
+        async move { panic!("as asked") }.boxed()
+    }
+
+    fn undo(&self, _call: UndoCall) -> BoxFuture<'_, Result<UndoReport, Failure>> {
         async move { panic!("as asked") }.boxed()
     }
 
@@ -247,6 +251,7 @@ async fn bad_arguments_are_tool_errors_of_one_sentence() {
         ("codex_run_diff", json!({}), "run_id is missing"),
         ("codex_run_diff", json!({"run_id": "run-2"}), "no run is called run-2"),
         ("codex_run_apply", json!({"run_id": "a", "on_conflict": "x"}), "hold_all"),
+        ("codex_run_undo", json!({"run_id": "a", "path": "x"}), "did you mean \"paths\"?"),
         ("codex_pool_status", json!({"a": 1}), "no argument \"a\"; call it without arguments"),
     ] {
         let result = client.called(tool, arguments).await["result"].clone();
@@ -504,7 +509,7 @@ async fn the_librarys_own_client_is_served() {
     let shutdown = CancellationToken::new();
     let server = tokio::spawn(server::run(script, limits(), GRACE, reader, writer, shutdown));
     let client = ().serve(ours).await.unwrap();
-    assert_eq!(client.list_all_tools().await.unwrap().len(), 4);
+    assert_eq!(client.list_all_tools().await.unwrap().len(), 5);
     let mut request = CallToolRequestParams::new("codex_run");
     request.arguments = json!({"prompt": "x"}).as_object().cloned();
     let result = client.call_tool(request).await.unwrap();

@@ -36,8 +36,24 @@ pub(super) fn start_with(context: &Context, config: Config) -> Result<Parts, Fai
 
 /// The orchestrator itself, for what measures it.
 pub(super) fn orchestrator(context: &Context, config: Config) -> Result<Orchestrator, Failure> {
+    // An endpoint that cannot be used is told by every call: a client shows that, and not stderr.
+    let engine: Arc<dyn Engine> = match engine::connect(context) {
+        Ok(engine) => Arc::new(engine),
+        Err(error) => Arc::new(Unusable(error.to_string())),
+    };
+    Orchestrator::start(JobParts {
+        places: places(context),
+        roots: roots(context, &config),
+        config,
+        lookup: Arc::clone(&context.lookup),
+        engine,
+    })
+}
+
+/// Which workspaces may be used.
+pub(super) fn roots(context: &Context, config: &Config) -> Roots {
     let paths = &context.paths;
-    let roots = Roots::from(
+    Roots::from(
         &config.workspace,
         |name| (context.lookup)(name),
         context.workspace.clone(),
@@ -45,21 +61,15 @@ pub(super) fn orchestrator(context: &Context, config: Config) -> Result<Orchestr
         &paths.state,
         &paths.codex_home,
         &paths.home,
-    );
-    // An endpoint that cannot be used is told by every call: a client shows that, and not stderr.
-    let engine: Arc<dyn Engine> = match engine::connect(context) {
-        Ok(engine) => Arc::new(engine),
-        Err(error) => Arc::new(Unusable(error.to_string())),
-    };
-    Orchestrator::start(JobParts {
-        config,
-        places: Places {
-            runs: paths.runs.clone(),
-            state: paths.state.clone(),
-            docker_env: paths.checkout.as_ref().map(|checkout| checkout.join("docker/.env")),
-        },
-        roots,
-        lookup: Arc::clone(&context.lookup),
-        engine,
-    })
+    )
+}
+
+/// Where things are kept.
+pub(super) fn places(context: &Context) -> Places {
+    let paths = &context.paths;
+    Places {
+        runs: paths.runs.clone(),
+        state: paths.state.clone(),
+        docker_env: paths.checkout.as_ref().map(|checkout| checkout.join("docker/.env")),
+    }
 }

@@ -3,8 +3,12 @@
 use serde::Serialize;
 
 use super::{Context, Outcome, Stopped, out, parts};
-use crate::job::call::ApplyCall;
+use crate::failure::Failure;
+use crate::job::Jobs;
+use crate::job::call::{ApplyCall, Conflicts, UndoCall};
+use crate::job::ended::Ended;
 use crate::job::result::{RunResult, Status};
+use crate::record::prune::{Pruned, prune};
 use crate::record::{self, Record, RecordError};
 use crate::workspace::change::ChangesState;
 
@@ -34,8 +38,33 @@ pub enum Command {
     Apply {
         /// The run id, or `latest`.
         run_id: String,
-        /// Only these paths.
+        /// Only these paths, or what lies in them.
         paths: Vec<String>,
+        /// What to do if you changed a path meanwhile: hold_all, hold_conflicting (apply the
+        /// rest), or markers (merge text). Default: workspace.on_conflict.
+        #[arg(long, value_name = "WORD")]
+        on_conflict: Option<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take back what a run changed in its workspace.
+    ///
+    /// What was edited since stays as it is and is named. The changes are held then, and `runs
+    /// apply` applies them again.
+    Undo {
+        /// The run id, or `latest`.
+        run_id: String,
+        /// Only these paths, or what lies in them.
+        paths: Vec<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove old records, as `[runs]` in the settings says; runs do so too.
+    ///
+    /// Changes that are held, and what the workspace had before, stay for `runs.keep_for`.
+    Prune {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -58,21 +87,14 @@ pub(super) async fn execute(command: Command, context: &Context) -> Result<Outco
     match command {
         Command::List { json } => list(json, context),
         Command::Show { run_id, json } => {
-            let record = find(&run_id, context)?;
-            match record.result().map_err(failed)? {
-                Some(result) if json => out::json(&result),
-                Some(result) => {
-                    out::text(&format!("{}\n{}", result.text(), record.folder().display()))
-                }
-                None => Err(Stopped::failed(format!(
-                    "run {} has not ended, or its server was killed; its folder is {}",
-                    record.id(),
-                    record.folder().display()
-                ))),
+            let Ended { record, result } = ended(&run_id, context)?;
+            match json {
+                true => out::json(&result),
+                false => out::text(&format!("{}\n{}", result.text(), record.folder().display())),
             }
         }
         Command::Diff { run_id } => {
-            let record = find(&run_id, context)?;
+            let Ended { record, .. } = ended(&run_id, context)?;
             match std::fs::read(record.diff_patch()) {
                 Ok(diff) => out::text(&String::from_utf8_lossy(&diff)),
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -85,24 +107,77 @@ pub(super) async fn execute(command: Command, context: &Context) -> Result<Outco
                 ))),
             }
         }
-        Command::Apply { run_id, paths, json } => {
+        Command::Apply { run_id, paths, on_conflict, json } => {
+            let on_conflict = on_conflict.map(|word| Conflicts::parse(&word)).transpose()?;
             let run_id = find(&run_id, context)?.id().to_owned();
-            // Nothing runs, so no container needs to wait.
-            let mut config = context.loaded.config.clone();
-            config.pool.min_idle = 0;
-            let parts = parts::start_with(context, config)?;
-            let report = parts.jobs.apply(ApplyCall { run_id, paths }).await;
-            parts.end.await;
-            let report = report?;
-            if json {
-                out::json(&report)?;
-            } else {
-                out::text(&report.text())?;
+            let call = ApplyCall { run_id, paths, on_conflict };
+            let report = with_jobs(context, async |jobs| jobs.apply(call).await).await?;
+            match json {
+                true => out::json(&report)?,
+                false => out::text(&report.text())?,
+            };
+            Ok(if report.conflicts.is_empty() { Outcome::Success } else { Outcome::Failed })
+        }
+        Command::Undo { run_id, paths, json } => {
+            let run_id = find(&run_id, context)?.id().to_owned();
+            let call = UndoCall { run_id, paths };
+            let report = with_jobs(context, async |jobs| jobs.undo(call).await).await?;
+            match json {
+                true => out::json(&report)?,
+                false => out::text(&report.text())?,
+            };
+            Ok(if report.refused.is_empty() { Outcome::Success } else { Outcome::Failed })
+        }
+        Command::Prune { json } => {
+            let (runs, state) = (context.paths.runs.clone(), context.paths.state.clone());
+            let rules = context.loaded.config.runs.clone();
+            let pruned = tokio::task::spawn_blocking(move || prune(&runs, &state, &rules)).await;
+            let pruned = pruned
+                .map_err(|error| Stopped::failed(format!("pruning ended early: {error}")))?
+                .map_err(failed)?;
+            match json {
+                true => out::json(&pruned),
+                false => out::text(&told(&pruned)),
             }
-            let conflict = !report.conflicts.is_empty();
-            Ok(if conflict { Outcome::Failed } else { Outcome::Success })
         }
     }
+}
+
+/// What went, for a person.
+fn told(pruned: &Pruned) -> String {
+    if pruned.is_nothing() {
+        return "Nothing to remove: all records are within [runs], or have the only copy of \
+                something."
+            .into();
+    }
+    let mut lines: Vec<String> =
+        pruned.removed.iter().map(|run| format!("removed {run}")).collect();
+    lines.extend(pruned.slimmed.iter().map(|run| {
+        format!("removed the logs of {run} (its changes stay, they are the only copy)")
+    }));
+    let bytes = bytesize::ByteSize::b(pruned.bytes).display().iec();
+    lines.push(format!("{bytes} are free now."));
+    lines.join("\n")
+}
+
+/// Does something with the jobs. Nothing runs, so no container needs to wait.
+async fn with_jobs<T>(
+    context: &Context,
+    work: impl AsyncFnOnce(&dyn Jobs) -> Result<T, Failure>,
+) -> Result<T, Stopped> {
+    let mut config = context.loaded.config.clone();
+    config.pool.min_idle = 0;
+    let parts = parts::start_with(context, config)?;
+    let done = work(&*parts.jobs).await;
+    parts.end.await;
+    Ok(done?)
+}
+
+/// A run that has ended. Of one whose server was killed, what became of it is found out now.
+fn ended(run_id: &str, context: &Context) -> Result<Ended, Stopped> {
+    let id = find(run_id, context)?.id().to_owned();
+    let roots = parts::roots(context, &context.loaded.config);
+    Ok(crate::job::ended::ended(&parts::places(context), &roots, &id)?)
 }
 
 fn list(json: bool, context: &Context) -> Result<Outcome, Stopped> {
@@ -167,5 +242,5 @@ fn find(run_id: &str, context: &Context) -> Result<Record, Stopped> {
 }
 
 fn failed(error: RecordError) -> Stopped {
-    crate::failure::Failure::from(error).into()
+    Failure::from(error).into()
 }

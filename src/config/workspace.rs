@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use crate::workspace::apply::OnConflict;
+
 /// The section `[workspace]`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +25,8 @@ pub struct WorkspaceConfig {
     pub max_files: u64,
     /// Patterns for files that are held for a person, because editors or agents execute them.
     pub protect: Vec<String>,
+    /// What becomes of a change set of which some paths cannot be applied.
+    pub on_conflict: OnConflict,
 }
 
 /// What happens to files that git ignores.

@@ -234,6 +234,39 @@ impl DiffCall {
     }
 }
 
+/// What a call of `codex_run_apply` wants done about paths in conflict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conflicts {
+    /// Nothing is applied then.
+    HoldAll,
+    /// The rest is applied.
+    HoldConflicting,
+    /// As `hold_conflicting`, and text is merged, with markers where both sides changed the same
+    /// lines.
+    Markers,
+}
+
+impl Conflicts {
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// A sentence that lists what it may be.
+    pub fn parse(text: &str) -> Result<Self, Failure> {
+        match text {
+            "hold_all" => Ok(Self::HoldAll),
+            "hold_conflicting" => Ok(Self::HoldConflicting),
+            "markers" => Ok(Self::Markers),
+            other => Err(invalid(format!(
+                "on_conflict must be \"hold_all\", which applies nothing if any path conflicts, \
+                 \"hold_conflicting\", which applies the rest, or \"markers\", which merges text, \
+                 but was {}",
+                quoted(other)
+            ))),
+        }
+    }
+}
+
 /// The arguments of `codex_run_apply`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApplyCall {
@@ -241,6 +274,8 @@ pub struct ApplyCall {
     pub run_id: String,
     /// Only these paths; empty for all that are held.
     pub paths: Vec<String>,
+    /// What to do about conflicts; `None` for what the settings say.
+    pub on_conflict: Option<Conflicts>,
 }
 
 impl ApplyCall {
@@ -253,15 +288,32 @@ impl ApplyCall {
         refuse_unknown("codex_run_apply", &arguments, &["run_id", "paths", "on_conflict"])?;
         let run_id = take_run_id(&mut arguments)?;
         let paths = take_paths(&mut arguments)?;
-        if let Some(on_conflict) = take_string(&mut arguments, "on_conflict")?
-            && on_conflict != "hold_all"
-        {
-            return Err(invalid(format!(
-                "on_conflict must be \"hold_all\", which applies nothing if any path conflicts, but \
-                 was {}",
-                quoted(&on_conflict)
-            )));
-        }
+        let on_conflict = take_string(&mut arguments, "on_conflict")?
+            .map(|text| Conflicts::parse(&text))
+            .transpose()?;
+        Ok(Self { run_id, paths, on_conflict })
+    }
+}
+
+/// The arguments of `codex_run_undo`, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UndoCall {
+    /// The run.
+    pub run_id: String,
+    /// Only these paths, or what lies in them; empty for all that are applied.
+    pub paths: Vec<String>,
+}
+
+impl UndoCall {
+    /// Reads the arguments.
+    ///
+    /// # Errors
+    ///
+    /// Kind `invalid_argument` with one sentence.
+    pub fn parse(mut arguments: Map<String, Value>) -> Result<Self, Failure> {
+        refuse_unknown("codex_run_undo", &arguments, &["run_id", "paths"])?;
+        let run_id = take_run_id(&mut arguments)?;
+        let paths = take_paths(&mut arguments)?;
         Ok(Self { run_id, paths })
     }
 }

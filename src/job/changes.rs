@@ -1,6 +1,9 @@
 //! What becomes of the changes of a run: kept in its folder always, applied if they may be; and
 //! the calls that come back for them later.
 
+pub(super) mod later;
+pub(super) mod undo;
+
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,18 +14,14 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::{ErrorKind, Failure};
 use crate::path::RelPath;
 use crate::record::Record;
-use crate::workspace::apply::{Applied, OnConflict, Parts, apply};
-use crate::workspace::change::{Change, ChangeSet, ChangeState};
+use crate::workspace::apply::{Applied, Kept, OnConflict, Parts, apply};
+use crate::workspace::change::{Change, ChangeKind, ChangeSet, ChangeState};
 use crate::workspace::lock::{self, LockError, WorkspaceLock};
 use crate::workspace::{Workspace, diff};
 
-use super::call::{ApplyCall, DiffCall};
-use super::result::{ApplyReport, DiffPage, ResultChange, ResultConflict, RunResult};
+use super::result::{ResultChange, ResultConflict, RunResult};
 use super::told::cancelled;
 use super::{LOCK_TIMEOUT, Orchestrator, blocking};
-
-/// Bytes of a page of a diff; a client's limit for one answer is a few times that.
-const PAGE_BYTES: u64 = 24 * 1024;
 
 /// How long one turn of waiting for a workspace's lock takes.
 const LOCK_TURN: Duration = Duration::from_millis(100);
@@ -56,6 +55,7 @@ pub(super) async fn keep_and_apply(
     let files = Files::of(record);
     let workspace = workspace.clone();
     let state = orchestrator.places.state.clone();
+    let on_conflict = orchestrator.config.workspace.on_conflict;
     blocking(move || {
         files.save(&set)?;
         let mut outcome = Outcome { set, ..Outcome::default() };
@@ -64,7 +64,7 @@ pub(super) async fn keep_and_apply(
             .map_err(|error| not_recorded(&error));
         outcome.failure = match told {
             Ok(()) if wanted => {
-                apply_locked(&workspace, &mut outcome, &files, &state, &cancel).err()
+                apply_locked(&workspace, &mut outcome, &files, &state, on_conflict, &cancel).err()
             }
             told => told.err(),
         };
@@ -76,127 +76,32 @@ pub(super) async fn keep_and_apply(
 /// Puts what became of the changes into a result. `proposed`: the held ones are what the caller
 /// asked for, so they count as changed files.
 pub(super) fn tell(result: &mut RunResult, outcome: &Outcome, proposed: bool) {
-    result.changes = outcome.set.changes.iter().map(shown).collect();
-    result.changes_state = outcome.set.state();
-    result.conflicts = conflicts(&outcome.applied);
-    result.files_changed = outcome
-        .set
-        .changes
-        .iter()
-        .filter(|change| change.state == ChangeState::Applied || (proposed && change.is_waiting()))
-        .map(|change| change.path.to_string())
-        .collect();
-    result.notes = notes(&outcome.applied);
+    tell_state(result, &outcome.set);
+    result.conflicts = conflicts(&outcome.applied, &outcome.set);
+    if proposed {
+        let proposed = outcome.set.changes.iter().filter(|change| change.is_waiting());
+        result.files_changed.extend(proposed.map(|change| change.path.to_string()));
+        result.files_changed.sort();
+    }
+    result.notes.extend(notes(&outcome.applied.notes, &outcome.applied.kept));
 }
 
-/// `codex_run_diff`: a page of the diff that was made when the run ended.
-pub(super) async fn diff(orchestrator: &Orchestrator, call: DiffCall) -> Result<DiffPage, Failure> {
-    let runs = orchestrator.places.runs.clone();
-    blocking(move || {
-        let (record, _) = ended(&runs, &call.run_id)?;
-        let files = Files::of(&record);
-        let set = files.load()?;
-        let wanted = parse_paths(&call.paths)?;
-        let number = call.page as u64;
-        let page = if !files.diff_patch.exists() {
-            diff::Page { text: String::new(), pages: 1 }
-        } else if wanted.is_empty() {
-            diff::page(&files.diff_patch, number - 1, PAGE_BYTES).map_err(|e| not_read(&e))?
-        } else {
-            diff::page_of(&files.diff_patch, &wanted, number - 1, PAGE_BYTES)
-                .map_err(|e| not_read(&e))?
-        };
-        if number > page.pages {
-            return Err(Failure::new(
-                ErrorKind::InvalidArgument,
-                format!("page {number} does not exist; the diff has {} pages", page.pages),
-            ));
-        }
-        Ok(DiffPage {
-            run_id: call.run_id,
-            changes_state: set.state(),
-            page: number,
-            pages: page.pages,
-            diff: page.text,
-        })
-    })
-    .await
-}
-
-/// `codex_run_apply`: applies what is held of a run.
-pub(super) async fn apply_held(
-    orchestrator: &Orchestrator,
-    call: ApplyCall,
-) -> Result<ApplyReport, Failure> {
-    let runs = orchestrator.places.runs.clone();
-    let state_dir = orchestrator.places.state.clone();
-    let roots = orchestrator.roots.clone();
-    blocking(move || {
-        let (record, mut result) = ended(&runs, &call.run_id)?;
-        let files = Files::of(&record);
-        let request = record.request()?;
-        let workspace = roots.resolve(request.workspace.to_str(), None)?;
-        // Held before reading, so that two calls for one run cannot both apply it.
-        let _turn = lock::write(&state_dir, &workspace, LOCK_TIMEOUT).map_err(locked)?;
-        let mut set = files.load()?;
-        let wanted = parse_paths(&call.paths)?;
-        let before: Vec<RelPath> = applied_paths(&set).cloned().collect();
-        if let Some(missing) =
-            wanted.iter().find(|path| !set.changes.iter().any(|change| change.path.is_within(path)))
-        {
-            return Err(Failure::new(
-                ErrorKind::InvalidArgument,
-                format!("the run changed nothing at {missing}; name paths as the result has them"),
-            ));
-        }
-        if set.changes.iter().all(|change| change.state == ChangeState::Applied) {
-            return Err(Failure::new(
-                ErrorKind::InvalidArgument,
-                "every change of this run is applied already; there is nothing left to apply",
-            ));
-        }
-        set.allow(&wanted);
-        let parts = Parts { run: &call.run_id, folder: record.folder(), state: &state_dir };
-        let applied = apply(&workspace, &mut set, &wanted, OnConflict::HoldAll, &parts)?;
-        let files_changed: Vec<String> = applied_paths(&set)
-            .filter(|path| !before.contains(path))
-            .map(ToString::to_string)
-            .collect();
-        let notes = notes(&applied);
-        result.changes = set.changes.iter().map(shown).collect();
-        result.changes_state = set.state();
-        let conflicts = conflicts(&applied);
-        let settled = |path: &str| files_changed.iter().any(|changed| changed == path);
-        result.conflicts.retain(|known| {
-            !settled(&known.path) && !conflicts.iter().any(|conflict| conflict.path == known.path)
-        });
-        result.conflicts.extend(conflicts.iter().cloned());
-        result.files_changed = applied_paths(&set).map(ToString::to_string).collect();
-        result.notes.extend(notes.iter().cloned());
-        record.replace_result(&result)?;
-        Ok(ApplyReport {
-            run_id: call.run_id,
-            changes_state: result.changes_state,
-            files_changed,
-            changes: result.changes,
-            conflicts,
-            notes,
-            truncated: false,
-        }
-        .cut())
-    })
-    .await
+/// Puts the changes as they are now into a result.
+pub(super) fn tell_state(result: &mut RunResult, set: &ChangeSet) {
+    result.changes = shown_all(set);
+    result.changes_state = set.state();
+    result.files_changed = applied_paths(set).map(ToString::to_string).collect();
 }
 
 /// Where the parts of a change set are in a run's folder.
-struct Files {
-    changes_json: PathBuf,
-    changes_tar: PathBuf,
-    diff_patch: PathBuf,
+pub(super) struct Files {
+    pub(super) changes_json: PathBuf,
+    pub(super) changes_tar: PathBuf,
+    pub(super) diff_patch: PathBuf,
 }
 
 impl Files {
-    fn of(record: &Record) -> Self {
+    pub(super) fn of(record: &Record) -> Self {
         Self {
             changes_json: record.changes_json(),
             changes_tar: record.changes_tar(),
@@ -208,7 +113,7 @@ impl Files {
         crate::record::write_json(&self.changes_json, set).map_err(Failure::from)
     }
 
-    fn load(&self) -> Result<ChangeSet, Failure> {
+    pub(super) fn load(&self) -> Result<ChangeSet, Failure> {
         match std::fs::read(&self.changes_json) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| not_read(&error.into())),
             // A run that changed nothing has no change set.
@@ -218,31 +123,20 @@ impl Files {
     }
 }
 
-/// The record of a run that has ended.
-fn ended(runs: &Path, run_id: &str) -> Result<(Record, RunResult), Failure> {
-    let record = Record::open(runs, run_id)?;
-    let result = record.result()?.ok_or_else(|| {
-        Failure::new(
-            ErrorKind::InvalidArgument,
-            format!("run {run_id} has not ended; wait for its result"),
-        )
-    })?;
-    Ok((record, result))
-}
-
 /// Applies under the workspace's lock; the states are saved whatever comes of it.
 fn apply_locked(
     workspace: &Workspace,
     outcome: &mut Outcome,
     files: &Files,
     state: &Path,
+    on_conflict: OnConflict,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
     let folder = files.changes_json.parent().unwrap_or(Path::new("."));
     let run = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let _turn = write_unless(cancel, state, workspace)?;
     let parts = Parts { run: &run, folder, state };
-    outcome.applied = apply(workspace, &mut outcome.set, &[], OnConflict::HoldAll, &parts)?;
+    outcome.applied = apply(workspace, &mut outcome.set, &[], on_conflict, &parts)?;
     Ok(())
 }
 
@@ -287,27 +181,70 @@ fn parse_paths(paths: &[String]) -> Result<Vec<RelPath>, Failure> {
         .collect()
 }
 
-fn conflicts(applied: &Applied) -> Vec<ResultConflict> {
+/// The changes that a call is about: those at the given paths and below them, else all that count.
+///
+/// # Errors
+///
+/// The run changed nothing at one of the paths.
+fn chosen<'a>(set: &'a ChangeSet, wanted: &[RelPath]) -> Result<Vec<&'a Change>, Failure> {
+    let within = |path: &RelPath| set.changes.iter().any(|change| change.path.is_within(path));
+    if let Some(missing) = wanted.iter().find(|path| !within(path)) {
+        return Err(Failure::new(
+            ErrorKind::InvalidArgument,
+            format!("the run changed nothing at {missing}; name paths as the result has them"),
+        ));
+    }
+    let chosen = |change: &&Change| match wanted {
+        [] => change.counts(),
+        _ => wanted.iter().any(|path| change.path.is_within(path)),
+    };
+    Ok(set.changes.iter().filter(chosen).collect())
+}
+
+/// The conflicts of an apply, with what each side did.
+fn conflicts(applied: &Applied, set: &ChangeSet) -> Vec<ResultConflict> {
+    let by_codex = |path: &RelPath| {
+        let change = set.changes.iter().find(|change| change.path == *path);
+        change.map_or("changed", |change| did(change.kind))
+    };
     applied
         .conflicts
         .iter()
         .map(|conflict| ResultConflict {
             path: conflict.path.to_string(),
-            reason: conflict.reason.clone(),
+            reason: format!("{} by Codex; {}", by_codex(&conflict.path), conflict.reason),
         })
         .collect()
 }
 
+/// What Codex did, as in "... by Codex".
+fn did(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Added => "added",
+        ChangeKind::Modified => "modified",
+        ChangeKind::Deleted => "deleted",
+        ChangeKind::Mode => "made executable or no longer so",
+        ChangeKind::Link => "made a link",
+        ChangeKind::Directory => "made a directory",
+    }
+}
+
 /// What the user must know of an apply besides the paths.
-fn notes(applied: &Applied) -> Vec<String> {
-    let kept = applied.kept.iter().map(|kept| {
+fn notes(notes: &[String], kept: &[Kept]) -> Vec<String> {
+    let kept = kept.iter().map(|kept| {
         format!(
             "what was saved at {} while the changes were applied is in {}",
             kept.path,
             kept.file.display()
         )
     });
-    applied.notes.iter().cloned().chain(kept).collect()
+    notes.iter().cloned().chain(kept).collect()
+}
+
+/// Every change as a result has it. New files that git ignores are no part of it until somebody
+/// asks for them; `ignored_new` names them.
+fn shown_all(set: &ChangeSet) -> Vec<ResultChange> {
+    set.changes.iter().filter(|change| change.counts()).map(shown).collect()
 }
 
 fn shown(change: &Change) -> ResultChange {
@@ -337,3 +274,6 @@ fn not_read(error: &io::Error) -> Failure {
         format!("the run's folder cannot be read ({error}); was it changed by hand?"),
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -51,12 +51,13 @@ pub struct ResultChange {
     pub reason: Option<String>,
 }
 
-/// A path that the user changed while Codex worked on it.
+/// A path that could not be written: the user changed it while Codex worked on it, or the host
+/// refuses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct ResultConflict {
     /// Relative to the workspace; quoted as git quotes names if it is no plain text.
     pub path: String,
-    /// What is in the way.
+    /// What both sides did, or what the host refuses and why.
     pub reason: String,
 }
 
@@ -138,7 +139,7 @@ pub struct RunResult {
     pub changes_state: ChangesState,
     /// Every change.
     pub changes: Vec<ResultChange>,
-    /// Paths that the user changed meanwhile.
+    /// Paths that could not be applied: the user changed them meanwhile, or the host refuses.
     pub conflicts: Vec<ResultConflict>,
     /// What else to know of how the changes were applied, such as where something that was saved
     /// meanwhile is kept. Left out if there is nothing.
@@ -293,40 +294,54 @@ impl RunResult {
                 format!("The workspace is unchanged. Held, not applied:{held}\n{later}")
             }
         };
-        if !self.conflicts.is_empty() {
-            text.push_str("\nIn conflict with changes made meanwhile:");
-            for conflict in self.conflicts.iter().take(MAX_TEXT_PATHS) {
-                text.push_str(&format!("\n  {} ({})", conflict.path, conflict.reason));
-            }
-            push_rest(&mut text, self.conflicts.len());
-        }
+        let run_id = self.run_id.as_deref().unwrap_or_default();
+        push_paragraph(&mut text, &conflicts_text(&self.conflicts, run_id));
         push_notes(&mut text, &self.notes);
         text
     }
 
     fn paths_text(&self, state: ChangeState) -> String {
         let mut text = String::new();
-        let mut count = 0;
-        for change in self.changes.iter().filter(|change| change.state == state) {
-            count += 1;
-            if count > MAX_TEXT_PATHS {
-                continue;
-            }
-            text.push_str("\n  ");
-            text.push_str(change.kind.as_str());
-            text.push(' ');
-            text.push_str(&change.path);
-            if let Some(reason) = &change.reason {
-                text.push_str(&format!(" ({reason})"));
-            }
-        }
-        push_rest(&mut text, count);
+        let changes = self.changes.iter().filter(|change| change.state == state);
+        let line = |change: &ResultChange| {
+            let reason = change.reason.as_ref().map(|reason| format!(" ({reason})"));
+            format!("{} {}{}", change.kind.as_str(), change.path, reason.unwrap_or_default())
+        };
+        push_paths(&mut text, changes.map(line));
         text
     }
 }
 
 /// Paths in the text at most; clients cut long texts.
 const MAX_TEXT_PATHS: usize = 50;
+
+/// What both sides did, that both are safe, and what to do.
+fn conflicts_text(conflicts: &[ResultConflict], run_id: &str) -> String {
+    if conflicts.is_empty() {
+        return String::new();
+    }
+    let mut text = "Could not be applied:".to_owned();
+    push_paths(&mut text, conflicts.iter().map(|c| format!("{} ({})", c.path, c.reason)));
+    text.push_str(&format!(
+        "\nBoth versions are safe: the workspace has yours, the run folder Codex's. Next: \
+         codex_run_apply with run_id \"{run_id}\" and on_conflict \"hold_conflicting\" applies all \
+         but these, on_conflict \"markers\" merges text, paths names single ones; for Codex's \
+         version of a path first put back there what the run began with."
+    ));
+    text
+}
+
+fn push_paths(text: &mut String, lines: impl Iterator<Item = String>) {
+    let mut count = 0;
+    for line in lines {
+        count += 1;
+        if count <= MAX_TEXT_PATHS {
+            text.push_str("\n  ");
+            text.push_str(&line);
+        }
+    }
+    push_rest(text, count);
+}
 
 fn push_notes(text: &mut String, notes: &[String]) {
     for note in notes.iter().take(MAX_TEXT_PATHS) {
@@ -379,69 +394,9 @@ pub struct DiffPage {
     pub diff: String,
 }
 
-/// What `codex_run_apply` did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
-pub struct ApplyReport {
-    /// The run.
-    pub run_id: String,
-    /// What has become of the run's changes as a whole.
-    pub changes_state: ChangesState,
-    /// The paths that this call applied.
-    pub files_changed: Vec<String>,
-    /// Every change of the run.
-    pub changes: Vec<ResultChange>,
-    /// Paths in conflict; if there is one, nothing was applied.
-    pub conflicts: Vec<ResultConflict>,
-    /// As in the result of a run, of this call.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub notes: Vec<String>,
-    /// Whether a list was cut at 500 entries; the run folder has it whole.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub truncated: bool,
-}
+mod report;
 
-impl ApplyReport {
-    /// The report as it goes to a caller: every list at most [`MAX_LISTED`] long.
-    pub fn cut(mut self) -> Self {
-        let mut cut = false;
-        cut |= cut_list(&mut self.files_changed);
-        cut |= cut_list(&mut self.changes);
-        cut |= cut_list(&mut self.conflicts);
-        cut |= cut_list(&mut self.notes);
-        self.truncated |= cut;
-        self
-    }
-
-    /// The essentials.
-    pub fn text(&self) -> String {
-        let mut text = if !self.conflicts.is_empty() {
-            "Nothing was applied, because these paths were changed meanwhile; settle them in the \
-             workspace, or name the other paths in paths:"
-                .to_owned()
-        } else if self.files_changed.is_empty() {
-            "Nothing was left to apply.".to_owned()
-        } else {
-            "Applied to the workspace:".to_owned()
-        };
-        let conflicts = self
-            .conflicts
-            .iter()
-            .map(|conflict| format!("{} ({})", conflict.path, conflict.reason));
-        let lines: Vec<String> = if self.conflicts.is_empty() {
-            self.files_changed.clone()
-        } else {
-            conflicts.collect()
-        };
-        for line in lines.iter().take(MAX_TEXT_PATHS) {
-            text.push_str("\n  ");
-            text.push_str(line);
-        }
-        push_rest(&mut text, lines.len());
-        push_notes(&mut text, &self.notes);
-        push_paragraph(&mut text, &format!("Run {}", self.run_id));
-        text
-    }
-}
+pub use report::{ApplyReport, ResultMerge, UndoReport};
 
 #[cfg(test)]
 mod tests;

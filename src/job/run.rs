@@ -104,6 +104,7 @@ async fn prepare(orchestrator: &Orchestrator, call: &RunCall) -> Result<Prepared
     let roots = orchestrator.roots.clone();
     let runs = orchestrator.places.runs.clone();
     let default_model = orchestrator.config.codex.model.clone();
+    let owner = orchestrator.owner.clone();
     let call = call.clone();
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
@@ -115,7 +116,7 @@ async fn prepare(orchestrator: &Orchestrator, call: &RunCall) -> Result<Prepared
             env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
         };
         let request = command.spawn_request(uuid::Uuid::new_v4().to_string())?;
-        let record = Record::create(&runs, &Request::new(&call, &workspace.path))?;
+        let record = Record::create(&runs, &Request::new(&call, &workspace.path, &owner))?;
         Ok::<_, Failure>(Prepared { workspace, gateway, record, request })
     })
     .await

@@ -22,7 +22,7 @@ use super::tools;
 use crate::config::RunConfig;
 use crate::failure::{ErrorKind, Failure};
 use crate::job::Jobs;
-use crate::job::call::{self, ApplyCall, DiffCall, RunCall};
+use crate::job::call::{self, ApplyCall, DiffCall, RunCall, UndoCall};
 use crate::job::progress;
 use crate::job::result::RunResult;
 
@@ -112,6 +112,15 @@ impl CodexTools {
         answer(report.map(|report| report.cut()), |report| report.text())
     }
 
+    async fn codex_run_undo(&self, arguments: JsonObject) -> CallToolResult {
+        let jobs = Arc::clone(&self.jobs);
+        let report = match UndoCall::parse(arguments) {
+            Ok(call) => self.joined(async move { jobs.undo(call).await }).await,
+            Err(failure) => Err(failure),
+        };
+        answer(report.map(|report| report.cut()), |report| report.text())
+    }
+
     async fn codex_pool_status(&self, arguments: JsonObject) -> CallToolResult {
         let jobs = Arc::clone(&self.jobs);
         let status = match call::refuse_unknown(tools::CODEX_POOL_STATUS, &arguments, &[]) {
@@ -163,6 +172,7 @@ impl ServerHandler for CodexTools {
             tools::CODEX_RUN => self.codex_run(arguments, context).await,
             tools::CODEX_RUN_DIFF => self.codex_run_diff(arguments).await,
             tools::CODEX_RUN_APPLY => self.codex_run_apply(arguments).await,
+            tools::CODEX_RUN_UNDO => self.codex_run_undo(arguments).await,
             tools::CODEX_POOL_STATUS => self.codex_pool_status(arguments).await,
             other => {
                 let names: Vec<_> = self.tools.iter().map(|tool| &*tool.name).collect();

@@ -103,10 +103,25 @@ pub fn apply_input() -> Schema {
             ),
             "on_conflict": {
                 "type": "string",
-                "enum": ["hold_all"],
-                "default": "hold_all",
-                "description": "hold_all: if any path was changed meanwhile, nothing is applied."
+                "enum": ["hold_all", "hold_conflicting", "markers"],
+                "description": "hold_all: if any path was changed meanwhile, nothing is applied. \
+                    hold_conflicting: the other paths are. markers: as hold_conflicting, and text \
+                    files that both sides changed are merged, with conflict markers where they \
+                    changed the same lines. Default: the server's setting, hold_all unless changed."
             }
+        }
+    }))
+}
+
+/// Arguments of `codex_run_undo`.
+pub fn undo_input() -> Schema {
+    object(json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["run_id"],
+        "properties": {
+            "run_id": run_id(),
+            "paths": paths("Only these paths, or directories; default: all that were applied.")
         }
     }))
 }

@@ -6,7 +6,7 @@ use rmcp::model::{Tool, ToolAnnotations};
 
 use super::schema;
 use crate::config::RunConfig;
-use crate::job::result::{ApplyReport, DiffPage, RunResult};
+use crate::job::result::{ApplyReport, DiffPage, RunResult, UndoReport};
 use crate::pool::status::PoolStatus;
 
 /// Runs Codex.
@@ -15,6 +15,8 @@ pub const CODEX_RUN: &str = "codex_run";
 pub const CODEX_RUN_DIFF: &str = "codex_run_diff";
 /// Applies what is held of a run.
 pub const CODEX_RUN_APPLY: &str = "codex_run_apply";
+/// Takes back what was applied of a run.
+pub const CODEX_RUN_UNDO: &str = "codex_run_undo";
 /// Shows the pool.
 pub const CODEX_POOL_STATUS: &str = "codex_pool_status";
 
@@ -27,7 +29,7 @@ changed meanwhile are never overwritten: such a conflict holds all changes.\n\
 Codex knows nothing of this conversation: write a prompt that says everything. With mode \
 \"suggest\" the changes are held: look at them with codex_run_diff and write them with \
 codex_run_apply and the run_id of the result. The changes of a run that failed, timed out or was \
-cancelled are held in the same way. The container has no network except the way to the model. \
+cancelled are held in the same way. codex_run_undo takes back what a run changed. The container has no network except the way to the model. \
 Runs may be called in parallel. codex_pool_status shows whether containers are ready.";
 
 /// All tools, with the limits of the settings in their schemas.
@@ -63,11 +65,29 @@ pub fn all(limits: &RunConfig) -> Vec<Tool> {
         Tool::new(
             CODEX_RUN_APPLY,
             "Writes the held changes of a run of codex_run to its workspace. If a path was changed \
-             there since the run began, nothing is written and the conflicts are named.",
+             there since the run began, it is never overwritten: nothing is written and the \
+             conflicts are named, or on_conflict says otherwise. What is applied already is refused.",
             Arc::new(schema::apply_input()),
         )
         .with_title("Apply the held changes of a Codex run")
         .with_raw_output_schema(Arc::new(schema::answer_output::<ApplyReport>()))
+        .with_annotations(
+            ToolAnnotations::new()
+                .read_only(false)
+                .destructive(true)
+                .idempotent(true)
+                .open_world(false),
+        ),
+        Tool::new(
+            CODEX_RUN_UNDO,
+            "Takes back what a run of codex_run changed in its workspace, all of it or by path: \
+             files are put back as they were before, files that it added are removed. A path that \
+             was edited since is left alone and named; the others are taken back. The changes are \
+             held then, and codex_run_apply applies them again.",
+            Arc::new(schema::undo_input()),
+        )
+        .with_title("Undo the changes of a Codex run")
+        .with_raw_output_schema(Arc::new(schema::answer_output::<UndoReport>()))
         .with_annotations(
             ToolAnnotations::new()
                 .read_only(false)

@@ -53,6 +53,7 @@ mod tests {
             working_dir: None,
             env_vars: Vec::new(),
             model: None,
+            owner: None,
         }
     }
 

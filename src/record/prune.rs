@@ -1,190 +1,209 @@
 //! Which records go, so that the runs directory does not grow for ever.
 //!
-//! What is never removed: a run that may still be going on, and changes that nobody has decided
-//! about yet, until they are older than `runs.keep_for`.
+//! ```text
+//!  within runs.keep, runs.max_bytes and runs.keep_for ─────────────────────> stays
+//!  over ── may go on, or is in use ────────────────────────────────────────> stays
+//!       ── younger than keep_for, with changes that are held, or with what
+//!          the workspace had before (for an undo) ─────────────────────────> slim: its logs go
+//!       ── else ───────────────────────────────────────────────────────────> goes
+//! ```
+//!
+//! So the only copy of something, be it of Codex's work or of the user's, stays for
+//! `runs.keep_for`, whatever the other limits say. A change set that was taken back is held like
+//! one that was never applied: only its record has it.
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::{Record, RecordError, list};
 use crate::config::RunsConfig;
+use crate::pool::owner::{self, Alive};
 use crate::workspace::change::ChangesState;
 
-/// How long a record without a result may belong to a run that goes on.
+/// How long a record without a result may belong to a run that goes on, if nobody can tell.
 const MAY_GO_ON: Duration = Duration::from_secs(24 * 3600);
+
+/// Length of an archive with nothing in it.
+const EMPTY_ARCHIVE: u64 = 1024;
 
 /// What the decision needs to know of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Candidate {
     age: Duration,
     bytes: u64,
-    finished: bool,
+    /// Bytes of what nobody needs to apply or undo it: its logs.
+    logs: u64,
+    /// The run goes on, or may.
+    goes_on: bool,
+    /// It has changes that are not in the workspace.
     held: bool,
+    /// It has what the workspace had before.
+    before: bool,
 }
 
 impl Candidate {
     fn may_go(&self, rules: &RunsConfig) -> bool {
-        if !self.finished && self.age < MAY_GO_ON {
-            return false;
-        }
-        !(self.held && self.age < rules.keep_for)
+        !self.goes_on && !((self.held || self.before) && self.age < rules.keep_for)
     }
 }
 
-/// Removes the records that `rules` do not keep; answers how many. Blocking.
+/// What becomes of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Stays,
+    Slim,
+    Goes,
+}
+
+/// What was removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Pruned {
+    /// The runs whose records are gone.
+    pub removed: Vec<String>,
+    /// The runs whose logs are gone; their changes are still there.
+    pub slimmed: Vec<String>,
+    /// Bytes that are free now.
+    pub bytes: u64,
+}
+
+impl Pruned {
+    /// Whether everything stayed.
+    pub fn is_nothing(&self) -> bool {
+        self.removed.is_empty() && self.slimmed.is_empty()
+    }
+}
+
+/// Removes what `rules` do not keep. `state` is the state directory, which says whose servers live.
+/// Blocking.
 ///
 /// # Errors
 ///
 /// The runs directory cannot be read. A record that cannot be removed is logged and stays.
-pub fn prune(runs: &Path, rules: &RunsConfig) -> Result<usize, RecordError> {
+pub fn prune(runs: &Path, state: &Path, rules: &RunsConfig) -> Result<Pruned, RecordError> {
     let records = list(runs)?;
     let now = SystemTime::now();
-    let candidates: Vec<Candidate> = records.iter().map(|record| candidate(record, now)).collect();
-    let mut removed = 0;
-    for index in to_remove(&candidates, rules) {
-        match fs::remove_dir_all(records[index].folder()) {
-            Ok(()) => removed += 1,
-            // Another orchestrator prunes the same directory.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(run_id = records[index].id(), %error, "a record cannot be removed");
+    let candidates: Vec<Candidate> =
+        records.iter().map(|record| candidate(record, state, now)).collect();
+    let mut pruned = Pruned::default();
+    for ((record, seen), fate) in records.iter().zip(&candidates).zip(fates(&candidates, rules)) {
+        if fate == Fate::Stays {
+            continue;
+        }
+        // Whoever applies or undoes it now has it, and what was seen is seen once more: it may
+        // have been settled in between.
+        let Some(_whole) = record.claim() else { continue };
+        let seen_again = candidate(record, state, now);
+        if (seen_again.held, seen_again.before) != (seen.held, seen.before) {
+            continue;
+        }
+        let id = record.id().to_owned();
+        let done = match fate {
+            Fate::Goes => {
+                let gone = fs::remove_dir_all(record.folder());
+                gone.map(|()| (&mut pruned.removed, seen.bytes))
             }
+            _ => remove_logs(record).map(|()| (&mut pruned.slimmed, seen.logs)),
+        };
+        match done {
+            Ok((names, bytes)) => {
+                names.push(id);
+                pruned.bytes += bytes;
+            }
+            // Another orchestrator prunes the same directory.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::warn!(run_id = id, %error, "a record cannot be removed"),
         }
     }
-    Ok(removed)
+    Ok(pruned)
 }
 
-fn candidate(record: &Record, now: SystemTime) -> Candidate {
+fn candidate(record: &Record, state: &Path, now: SystemTime) -> Candidate {
     let modified = fs::metadata(record.request_json())
         .or_else(|_| fs::metadata(record.folder()))
         .and_then(|found| found.modified())
         .unwrap_or(now);
+    let age = now.duration_since(modified).unwrap_or_default();
     let result = record.result();
-    Candidate {
-        age: now.duration_since(modified).unwrap_or_default(),
-        bytes: bytes_of(record.folder()),
-        finished: !matches!(result, Ok(None)),
+    let held = match &result {
+        Ok(Some(result)) => {
+            matches!(result.changes_state, ChangesState::Held | ChangesState::Partly)
+                || record.has_later_changes()
+        }
+        Ok(None) => record.changes_json().exists(),
         // What cannot be read is not known to be settled.
-        held: match &result {
-            Ok(Some(result)) => {
-                matches!(result.changes_state, ChangesState::Held | ChangesState::Partly)
-            }
-            Ok(None) => record.changes_json().exists(),
-            Err(_) => true,
-        },
+        Err(_) => true,
+    };
+    let owner = || record.request().ok().and_then(|request| request.owner);
+    let goes_on = matches!(result, Ok(None))
+        && match owner().map(|owner| owner::alive(&owner, state)) {
+            Some(Alive::Yes) => true,
+            Some(Alive::No) => false,
+            Some(Alive::Unknown) | None => age < MAY_GO_ON,
+        };
+    Candidate {
+        age,
+        bytes: bytes_of(record.folder()),
+        logs: logs(record).iter().map(|log| size(log)).sum(),
+        goes_on,
+        held,
+        before: size(&record.before_tar()) > EMPTY_ARCHIVE || record.kept().exists(),
     }
+}
+
+/// What may go from a record that stays.
+fn logs(record: &Record) -> [PathBuf; 3] {
+    [record.events_jsonl(), record.stderr_log(), record.log_jsonl()]
+}
+
+fn remove_logs(record: &Record) -> io::Result<()> {
+    for log in logs(record) {
+        match fs::remove_file(log) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn size(path: &Path) -> u64 {
+    fs::symlink_metadata(path).map_or(0, |found| found.len())
 }
 
 fn bytes_of(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     entries
         .filter_map(Result::ok)
-        .filter_map(|entry| entry.metadata().ok())
-        .map(|found| found.len())
+        .map(|entry| match entry.file_type() {
+            Ok(kind) if kind.is_dir() => bytes_of(&entry.path()),
+            _ => entry.metadata().map_or(0, |found| found.len()),
+        })
         .sum()
 }
 
-/// The indices of the records that go; `candidates` are the newest first.
-fn to_remove(candidates: &[Candidate], rules: &RunsConfig) -> Vec<usize> {
+/// What becomes of each; `candidates` are the newest first, and the oldest go first.
+fn fates(candidates: &[Candidate], rules: &RunsConfig) -> Vec<Fate> {
     let mut count = candidates.len();
     let mut bytes: u64 = candidates.iter().map(|candidate| candidate.bytes).sum();
-    let mut removed = Vec::new();
-    for (index, candidate) in candidates.iter().enumerate().rev() {
+    let mut fates = vec![Fate::Stays; candidates.len()];
+    for (candidate, fate) in candidates.iter().zip(&mut fates).rev() {
         let over = count > rules.keep || bytes > rules.max_bytes || candidate.age >= rules.keep_for;
-        if over && candidate.may_go(rules) {
-            removed.push(index);
+        if !over || candidate.goes_on {
+            continue;
+        }
+        if candidate.may_go(rules) {
+            *fate = Fate::Goes;
             count -= 1;
             bytes -= candidate.bytes;
+        } else if candidate.logs > 0 {
+            *fate = Fate::Slim;
+            bytes -= candidate.logs;
         }
     }
-    removed
+    fates
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::job::call::Mode;
-    use crate::job::result::RunResult;
-    use crate::record::Request;
-
-    fn rules(keep: usize, keep_for: u64, max_bytes: u64) -> RunsConfig {
-        RunsConfig {
-            dir: "".into(),
-            keep,
-            keep_for: Duration::from_secs(keep_for),
-            max_bytes,
-            log_limit: 1,
-        }
-    }
-
-    fn candidate_strategy() -> impl Strategy<Value = Candidate> {
-        (0_u64..200_000, 0_u64..100, any::<bool>(), any::<bool>()).prop_map(
-            |(age, bytes, finished, held)| Candidate {
-                age: Duration::from_secs(age),
-                bytes,
-                finished,
-                held,
-            },
-        )
-    }
-
-    proptest! {
-        #[test]
-        fn what_may_not_go_stays_and_the_rest_is_within_the_rules(
-            mut candidates in proptest::collection::vec(candidate_strategy(), 0..30),
-            keep in 0_usize..10, keep_for in 3600_u64..300_000, max_bytes in 0_u64..500,
-        ) {
-            candidates.sort_by_key(|candidate| candidate.age);
-            let rules = rules(keep, keep_for, max_bytes);
-            let removed = to_remove(&candidates, &rules);
-            for index in &removed {
-                prop_assert!(candidates[*index].may_go(&rules));
-            }
-            let left: Vec<&Candidate> = (0..candidates.len())
-                .filter(|index| !removed.contains(index))
-                .map(|index| &candidates[index])
-                .collect();
-            if left.iter().any(|candidate| candidate.may_go(&rules)) {
-                prop_assert!(left.len() <= keep);
-                prop_assert!(left.iter().map(|candidate| candidate.bytes).sum::<u64>() <= max_bytes);
-            }
-        }
-    }
-
-    #[test]
-    fn the_oldest_go_first_and_held_changes_stay() {
-        let runs = tempfile::tempdir().unwrap();
-        let request = Request {
-            accepted: jiff::Timestamp::now(),
-            prompt: "p".into(),
-            mode: Mode::Suggest,
-            timeout: 300,
-            workspace: "/w".into(),
-            working_dir: None,
-            env_vars: Vec::new(),
-            model: None,
-        };
-        let ids: Vec<String> = [true, false, false, false]
-            .into_iter()
-            .map(|held| {
-                std::thread::sleep(Duration::from_millis(2));
-                let record = Record::create(runs.path(), &request).unwrap();
-                let id = record.id().to_owned();
-                let mut result = RunResult::completed(&id);
-                if held {
-                    result.changes_state = ChangesState::Held;
-                }
-                record.finish(&result, false).unwrap();
-                id
-            })
-            .collect();
-        let going_on = Record::create(runs.path(), &request).unwrap();
-        assert_eq!(prune(runs.path(), &rules(3, 1000, 1 << 30)).unwrap(), 2);
-        let left: Vec<String> =
-            list(runs.path()).unwrap().iter().map(|record| record.id().to_owned()).collect();
-        assert_eq!(left, [going_on.id().to_owned(), ids[3].clone(), ids[0].clone()]);
-    }
-}
+#[path = "prune_tests.rs"]
+mod tests;

@@ -272,6 +272,12 @@ impl Change {
     pub fn is_waiting(&self) -> bool {
         self.state == ChangeState::Held && self.hold.is_none()
     }
+
+    /// Whether it is one of what the run changed as a whole. A new file that git ignores is not,
+    /// until it is asked for by its path.
+    pub fn counts(&self) -> bool {
+        self.hold != Some(Hold::Ignored)
+    }
 }
 
 /// What a run changed, ordered by path. Saved as `changes.json`.
@@ -296,13 +302,14 @@ pub enum ChangesState {
 }
 
 impl ChangeSet {
-    /// What became of it as a whole.
+    /// What became of it as a whole. What git ignores does not count until somebody asks for it.
     pub fn state(&self) -> ChangesState {
-        let applied = self.changes.iter().filter(|c| c.state == ChangeState::Applied).count();
-        match applied {
-            _ if self.changes.is_empty() => ChangesState::None,
-            0 => ChangesState::Held,
-            n if n == self.changes.len() => ChangesState::Applied,
+        let counted = || self.changes.iter().filter(|c| c.counts());
+        let applied = counted().filter(|c| c.state == ChangeState::Applied).count();
+        match (applied, counted().count()) {
+            (_, 0) => ChangesState::None,
+            (0, _) => ChangesState::Held,
+            (applied, all) if applied == all => ChangesState::Applied,
             _ => ChangesState::Partly,
         }
     }
@@ -323,15 +330,16 @@ impl ChangeSet {
         self.changes.sort_by(|a, b| a.path.cmp(&b.path));
     }
 
-    /// Lets go of what is held for a person within the given paths, and of the directories above
-    /// them. What is never applied stays.
+    /// Lets go of what is held for a person, or because git ignores it, within the given paths, and
+    /// of the directories above them. What is never applied stays.
     pub fn allow(&mut self, paths: &[RelPath]) {
         for change in &mut self.changes {
             let named = |path: &RelPath| {
                 change.path.is_within(path)
                     || (change.kind == ChangeKind::Directory && path.is_within(&change.path))
             };
-            if change.hold == Some(Hold::Person) && paths.iter().any(named) {
+            let may_go = matches!(change.hold, Some(Hold::Person | Hold::Ignored));
+            if may_go && paths.iter().any(named) {
                 change.hold = None;
                 change.reason = None;
             }
@@ -421,5 +429,20 @@ mod tests {
         assert_eq!(state(&[Applied, Applied]), ChangesState::Applied);
         assert_eq!(state(&[Held]), ChangesState::Held);
         assert_eq!(state(&[Held, Applied]), ChangesState::Partly);
+    }
+    #[test]
+    fn what_git_ignores_counts_only_once_it_is_asked_for() {
+        let ignored = change(".env.local", Some(Hold::Ignored));
+        let mut set = ChangeSet { changes: vec![ignored.clone()] };
+        assert_eq!(set.state(), ChangesState::None);
+        assert!(!set.changes[0].is_waiting());
+        let applied = Change { state: ChangeState::Applied, ..change("a", None) };
+        set.changes.push(applied);
+        assert_eq!(set.state(), ChangesState::Applied);
+        set.allow(&[RelPath::new("a").unwrap()]);
+        assert_eq!(set.changes[0], ignored);
+        set.allow(&[RelPath::new(".env.local").unwrap()]);
+        assert!(set.changes[0].is_waiting());
+        assert_eq!(set.state(), ChangesState::Partly);
     }
 }

@@ -41,7 +41,7 @@ pub fn patch(
     let host = Host::of(workspace);
     let archive = File::open(archive)?;
     let mut out = BufWriter::new(to);
-    for change in &changes.changes {
+    for change in changes.changes.iter().filter(|change| change.counts()) {
         write_change(&host, change, &archive, &mut out)?;
     }
     out.flush()

@@ -31,6 +31,7 @@ mod command;
 mod config;
 pub(in crate::workspace) mod index;
 mod made;
+pub(in crate::workspace) mod merge;
 
 pub(super) use made::{Made, ObjectFile};
 

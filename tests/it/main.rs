@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod apply_later;
 mod bad_input;
 mod cancel;
 mod kill;
@@ -17,3 +18,5 @@ mod python;
 mod suggest;
 mod support;
 mod told;
+mod undo;
+mod unfinished;

@@ -171,10 +171,22 @@ fn diff_and_apply_check_their_arguments() {
     assert!(diff(json!({"run_id": "a", "paths": "x"})).unwrap_err().starts_with("paths must"));
 
     let apply = |value| ApplyCall::parse(map(value)).map_err(|failure| failure.sentence);
-    assert!(apply(json!({"run_id": "a", "on_conflict": "hold_all"})).is_ok());
-    assert!(
-        apply(json!({"run_id": "a", "on_conflict": "hold_conflicting"}))
-            .unwrap_err()
-            .contains("hold_conflicting")
+    for (text, on_conflict) in [
+        ("hold_all", Conflicts::HoldAll),
+        ("hold_conflicting", Conflicts::HoldConflicting),
+        ("markers", Conflicts::Markers),
+    ] {
+        let call = apply(json!({"run_id": "a", "on_conflict": text})).unwrap();
+        assert_eq!(call.on_conflict, Some(on_conflict));
+    }
+    assert_eq!(apply(json!({"run_id": "a"})).unwrap().on_conflict, None);
+    let wrong = apply(json!({"run_id": "a", "on_conflict": "overwrite"})).unwrap_err();
+    assert!(wrong.contains("hold_conflicting") && wrong.contains("overwrite"), "{wrong}");
+
+    let undo = |value| UndoCall::parse(map(value)).map_err(|failure| failure.sentence);
+    assert_eq!(
+        undo(json!({"run_id": "a", "paths": ["x"]})),
+        Ok(UndoCall { run_id: "a".into(), paths: vec!["x".into()] })
     );
+    assert!(undo(json!({"run_id": "a", "on_conflict": "hold_all"})).is_err());
 }

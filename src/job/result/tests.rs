@@ -69,3 +69,88 @@ fn text_of_many_changes_is_short() {
     let text = result.text();
     assert!(text.contains("and 10 more"), "{text}");
 }
+
+fn conflict(path: &str) -> ResultConflict {
+    ResultConflict { path: path.into(), reason: "deleted by Codex; changed on the host".into() }
+}
+
+#[test]
+fn text_of_conflicts_says_what_both_did_that_both_are_safe_and_what_to_do() {
+    let mut result = RunResult::completed("r1");
+    result.changes = vec![change("a", ChangeState::Held)];
+    result.changes_state = ChangesState::Held;
+    result.conflicts = vec![conflict("a")];
+    let report = ApplyReport { conflicts: vec![conflict("a")], ..report() };
+    for text in [result.text(), report.text()] {
+        for part in [
+            "a (deleted by Codex; changed on the host)",
+            "Both versions are safe",
+            "codex_run_apply with run_id \"r1\" and on_conflict \"hold_conflicting\"",
+            "\"markers\"",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+    assert!(report.text().starts_with("Nothing was applied; the workspace is unchanged."));
+}
+
+fn report() -> ApplyReport {
+    ApplyReport {
+        run_id: "r1".into(),
+        changes_state: ChangesState::Partly,
+        files_changed: Vec::new(),
+        merged: Vec::new(),
+        changes: Vec::new(),
+        conflicts: Vec::new(),
+        notes: Vec::new(),
+        truncated: false,
+    }
+}
+
+#[test]
+fn text_of_an_apply_tells_merges_apart() {
+    let merged = |path: &str, conflicts| ResultMerge { path: path.into(), conflicts };
+    let report = ApplyReport {
+        files_changed: vec!["a".into(), "b".into(), "c".into()],
+        merged: vec![merged("b", 0), merged("c", 2)],
+        conflicts: vec![conflict("d")],
+        ..report()
+    };
+    let text = report.text();
+    for part in [
+        "Applied to the workspace:\n  a\n  b (merged with your changes, no conflict)\n  c (merged",
+        "2 conflicts are marked in it",
+        "settle them by hand",
+        "Could not be applied:\n  d (",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(ApplyReport { merged: Vec::new(), ..report }.text().contains("\n  c\n"));
+}
+
+#[test]
+fn text_of_an_undo_says_what_stays_and_how_to_apply_again() {
+    let report = UndoReport {
+        run_id: "r1".into(),
+        changes_state: ChangesState::Partly,
+        files_changed: vec!["a".into()],
+        refused: vec![ResultConflict { path: "b".into(), reason: "edited since".into() }],
+        changes: Vec::new(),
+        notes: Vec::new(),
+        truncated: false,
+    };
+    let text = report.text();
+    for part in [
+        "Taken back; in the workspace these are as before the run:\n  a",
+        "codex_run_apply with run_id \"r1\" applies them again",
+        "Not taken back; these stay as they are now:\n  b (edited since)",
+        "Nothing of yours was overwritten",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    let nothing = UndoReport { files_changed: Vec::new(), ..report }.text();
+    assert!(
+        nothing.starts_with("Nothing was taken back; the workspace is unchanged."),
+        "{nothing}"
+    );
+}

@@ -73,6 +73,7 @@ fn config() -> WorkspaceConfig {
         max_bytes: 0,
         max_files: 0,
         protect: Vec::new(),
+        on_conflict: crate::workspace::apply::OnConflict::HoldAll,
     }
 }
 

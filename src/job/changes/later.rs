@@ -1,0 +1,181 @@
+//! The calls that come back for the changes of a run after its end: look at them, apply them.
+
+use std::collections::BTreeMap;
+
+use crate::failure::{ErrorKind, Failure};
+use crate::job::call::{ApplyCall, Conflicts, DiffCall};
+use crate::job::ended::{Ended, ended};
+use crate::job::result::{ApplyReport, DiffPage, MAX_LISTED, ResultMerge};
+use crate::job::{LOCK_TIMEOUT, Orchestrator, Places, blocking};
+use crate::path::RelPath;
+use crate::workspace::apply::{OnConflict, Parts, apply};
+use crate::workspace::change::{ChangeSet, ChangeState, Hold};
+use crate::workspace::root::Roots;
+use crate::workspace::{diff, lock, merge};
+
+use super::{Files, applied_paths, conflicts, locked, not_read, not_recorded, notes, parse_paths};
+
+/// Bytes of a page of a diff; a client's limit for one answer is a few times that.
+const PAGE_BYTES: u64 = 24 * 1024;
+
+/// `codex_run_diff`: a page of the diff that was made when the run ended.
+pub(in crate::job) async fn diff(
+    orchestrator: &Orchestrator,
+    call: DiffCall,
+) -> Result<DiffPage, Failure> {
+    let places = orchestrator.places.clone();
+    let roots = orchestrator.roots.clone();
+    blocking(move || {
+        let Ended { record, .. } = ended(&places, &roots, &call.run_id)?;
+        let files = Files::of(&record);
+        let set = files.load()?;
+        let wanted = parse_paths(&call.paths)?;
+        let number = call.page as u64;
+        let page = if !files.diff_patch.exists() {
+            diff::Page { text: String::new(), pages: 1 }
+        } else if wanted.is_empty() {
+            diff::page(&files.diff_patch, number - 1, PAGE_BYTES).map_err(|e| not_read(&e))?
+        } else {
+            diff::page_of(&files.diff_patch, &wanted, number - 1, PAGE_BYTES)
+                .map_err(|e| not_read(&e))?
+        };
+        if number > page.pages {
+            return Err(Failure::new(
+                ErrorKind::InvalidArgument,
+                format!("page {number} does not exist; the diff has {} pages", page.pages),
+            ));
+        }
+        Ok(DiffPage {
+            run_id: call.run_id,
+            changes_state: set.state(),
+            page: number,
+            pages: page.pages,
+            diff: page.text,
+        })
+    })
+    .await
+}
+
+/// `codex_run_apply`: applies what is held of a run.
+pub(in crate::job) async fn apply_held(
+    orchestrator: &Orchestrator,
+    call: ApplyCall,
+) -> Result<ApplyReport, Failure> {
+    let places = orchestrator.places.clone();
+    let roots = orchestrator.roots.clone();
+    let setting = orchestrator.config.workspace.on_conflict;
+    blocking(move || apply_now(&places, &roots, setting, call)).await
+}
+
+pub(super) fn apply_now(
+    places: &Places,
+    roots: &Roots,
+    setting: OnConflict,
+    call: ApplyCall,
+) -> Result<ApplyReport, Failure> {
+    let Ended { record, .. } = ended(places, roots, &call.run_id)?;
+    let _stays = record.share()?;
+    let files = Files::of(&record);
+    let workspace = roots.resolve(record.request()?.workspace.to_str(), None)?;
+    // Held before reading, so that two calls for one run cannot both apply it.
+    let _turn = lock::write(&places.state, &workspace, LOCK_TIMEOUT).map_err(locked)?;
+    let mut set = files.load()?;
+    let wanted = parse_paths(&call.paths)?;
+    check_wanted(&set, &wanted)?;
+    let before: Vec<RelPath> = applied_paths(&set).cloned().collect();
+    let ignored: Vec<RelPath> = with_hold(&set, Hold::Ignored);
+    set.allow(&wanted);
+    let on_conflict = match call.on_conflict {
+        Some(Conflicts::HoldAll) => OnConflict::HoldAll,
+        Some(Conflicts::HoldConflicting | Conflicts::Markers) => OnConflict::HoldConflicting,
+        None => setting,
+    };
+    let merges = match call.on_conflict {
+        Some(Conflicts::Markers) => {
+            merge::merge(&workspace, &mut set, &wanted, record.folder(), &call.run_id)
+                .map_err(|error| not_recorded(&error))?
+        }
+        _ => merge::Merges::default(),
+    };
+    let parts = Parts { run: &call.run_id, folder: record.folder(), state: &places.state };
+    let applied = apply(&workspace, &mut set, &wanted, on_conflict, &parts);
+    // What was asked for and not had is as it was: held, unmerged, and ignored.
+    let mut put_back = merges.put_back(&mut set);
+    for change in &mut set.changes {
+        if change.is_waiting() && ignored.contains(&change.path) {
+            change.hold = Some(Hold::Ignored);
+            put_back = true;
+        }
+    }
+    if put_back {
+        files.save(&set)?;
+    }
+    let applied = applied?;
+    let files_changed: Vec<RelPath> =
+        applied_paths(&set).filter(|path| !before.contains(path)).cloned().collect();
+    let mut conflicts = conflicts(&applied, &set);
+    for conflict in &mut conflicts {
+        if let Some(why) = merges.refused.get(&conflict.path) {
+            conflict.reason = format!("{}; not merged: {why}", conflict.reason);
+        }
+    }
+    let merged: Vec<ResultMerge> = merges
+        .merged
+        .iter()
+        .filter(|merged| files_changed.contains(&merged.path))
+        .map(|merged| ResultMerge { path: merged.path.to_string(), conflicts: merged.conflicts })
+        .collect();
+    let notes = notes(&applied.notes, &applied.kept);
+    let shown = super::shown_all(&set);
+    // Read again: another call may have changed it before this one had its turn.
+    if let Some(mut result) = record.result()? {
+        super::tell_state(&mut result, &set);
+        let settled: BTreeMap<String, ()> =
+            files_changed.iter().map(|path| (path.to_string(), ())).collect();
+        result.conflicts.retain(|known| {
+            !settled.contains_key(&known.path)
+                && !conflicts.iter().any(|conflict| conflict.path == known.path)
+        });
+        result.conflicts.extend(conflicts.iter().cloned());
+        result.notes.extend(notes.iter().cloned());
+        result.notes.truncate(MAX_LISTED);
+        record.replace_result(&result)?;
+    }
+    Ok(ApplyReport {
+        run_id: call.run_id,
+        changes_state: set.state(),
+        files_changed: files_changed.iter().map(ToString::to_string).collect(),
+        merged,
+        changes: shown,
+        conflicts,
+        notes,
+        truncated: false,
+    }
+    .cut())
+}
+
+/// Refuses paths that the run did not change, and what is applied already.
+fn check_wanted(set: &ChangeSet, wanted: &[RelPath]) -> Result<(), Failure> {
+    let invalid = |sentence: String| Err(Failure::new(ErrorKind::InvalidArgument, sentence));
+    let chosen = super::chosen(set, wanted)?;
+    if chosen.is_empty() {
+        return invalid("this run changed nothing; there is nothing to apply".into());
+    }
+    if chosen.iter().all(|change| change.state == ChangeState::Applied) {
+        return invalid(match wanted {
+            [] => "every change of this run is applied already; there is nothing left to apply \
+                   (codex_run_undo takes them back)"
+                .into(),
+            [path, ..] => format!(
+                "{path} is applied already; there is nothing left to apply at it \
+                 (codex_run_undo takes it back)"
+            ),
+        });
+    }
+    Ok(())
+}
+
+fn with_hold(set: &ChangeSet, hold: Hold) -> Vec<RelPath> {
+    let held = set.changes.iter().filter(|change| change.hold == Some(hold));
+    held.map(|change| change.path.clone()).collect()
+}
