@@ -50,6 +50,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::journal::{Journal, JournalError};
+use self::plan::Wanted;
 use self::record::record;
 pub use self::step::Kept;
 use self::transaction::Transaction;
@@ -217,6 +218,18 @@ pub fn apply(
 ) -> Result<Applied, ApplyError> {
     let order = Order::apply(changes, only, on_conflict, parts);
     transact(workspace, changes, &order)
+}
+
+/// What stands against applying the part `only` (empty: all) now: every waiting path is compared three
+/// ways. Files that are as they were sent, by their stamps, are not read. Writes nothing; blocks.
+pub fn check(workspace: &Workspace, changes: &ChangeSet, only: &[RelPath]) -> Vec<Conflict> {
+    let mut waiting = changes.clone();
+    if !only.is_empty() {
+        waiting = waiting.split_off(only);
+    }
+    waiting.changes.retain(Change::is_waiting);
+    let looked = look::look(&Host::of(workspace), &Wanted::new(&waiting.changes));
+    looked.refused.into_iter().map(|(path, reason)| Conflict { path, reason }).collect()
 }
 
 impl<'a> Order<'a> {

@@ -18,6 +18,7 @@ use mcp_codex_orchestrator::workspace::lock;
 use mcp_codex_orchestrator::workspace::receive::{ReceiveLimits, receive};
 use mcp_codex_orchestrator::workspace::root::open_unchecked;
 use mcp_codex_orchestrator::workspace::send::{SendRules, send};
+use mcp_codex_orchestrator::workspace::undo::{Undone, undo};
 use mcp_codex_orchestrator::workspace::{NodeKind, Snapshot, Workspace};
 
 /// How long a turn to write may take to come.
@@ -52,7 +53,8 @@ pub(crate) fn listing(root: &Path) -> Tree {
                 // The driver's own name for what has none any more and is still open.
                 continue;
             }
-            let stat = fs::symlink_metadata(&path).unwrap();
+            let stat = fs::symlink_metadata(&path)
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let what = if stat.is_dir() {
                 waiting.push(path.clone());
                 What::Directory
@@ -160,6 +162,14 @@ impl Run<'_> {
         }
         let parts = Parts { run: &self.id, folder: &self.folder, state };
         apply(workspace, &mut self.set, &[], on_conflict, &parts)
+    }
+
+    /// As `codex_run_undo` does it.
+    pub(crate) fn undo(&mut self) -> Undone {
+        let Place { workspace, state, .. } = self.place;
+        let _turn = lock::write(state, workspace, TURN).unwrap();
+        let parts = Parts { run: &self.id, folder: &self.folder, state };
+        undo(workspace, &mut self.set, &[], &parts).unwrap()
     }
 
     /// Paths that are held, with why.

@@ -32,7 +32,7 @@ use crate::workspace::change::{BaseNode, NewNode, PreImage};
 use crate::workspace::host::Host;
 
 /// What is wrong where a mode is set without an error and without an effect.
-const NO_MODE: &str = "the file system does not hold the executable bit";
+pub(super) const NO_MODE: &str = "the file system does not hold the executable bit";
 
 /// A step that was taken.
 #[derive(Debug)]

@@ -14,10 +14,10 @@ use super::plan::{self, Op, STAYS, Wanted};
 use super::record::Settled;
 use super::refusal::{SAME_NAME, refusal};
 use super::stage::{StageError, stage};
-use super::step::{Stop, Work};
+use super::step::{NO_MODE, Stop, Work};
 use super::{Applied, ApplyError, Conflict, Direction, OnConflict, Order, Parts, Point};
 use crate::path::RelPath;
-use crate::workspace::change::NewNode;
+use crate::workspace::change::{NewNode, executable};
 use crate::workspace::host::Host;
 use crate::workspace::{NodeKind, Workspace};
 
@@ -172,7 +172,7 @@ impl Transaction<'_> {
         wanted: &Wanted<'_>,
         ops: &[Op],
     ) -> Result<Vec<Settled>, End> {
-        stage_all(self.host, ops, &self.order.archive)?;
+        let unheld = stage_all(self.host, ops, &self.order.archive)?;
         (self.at)(Point::Staged);
         flush(self.host, ops, true).map_err(|e| End::archive(&self.workspace.path, e))?;
         journal.mark(&Mark::Stepping)?;
@@ -183,7 +183,7 @@ impl Transaction<'_> {
             let path = before.path().to_owned();
             before.finish().map_err(|error| End::archive(&path, error))?;
         }
-        let settled = settle(work, ops, &stays);
+        let settled = settle(work, ops, &stays, &unheld);
         journal.mark(&Mark::Committed(settled.clone()))?;
         Ok(settled)
     }
@@ -199,7 +199,24 @@ pub(super) fn without(mut settled: Vec<Settled>, late: &[(RelPath, String)]) -> 
 }
 
 /// What became of each operation once all steps are taken.
-fn settle(work: &mut Work, ops: &[Op], stays: &BTreeSet<RelPath>) -> Vec<Settled> {
+fn settle(
+    work: &mut Work,
+    ops: &[Op],
+    stays: &BTreeSet<RelPath>,
+    unheld: &BTreeSet<RelPath>,
+) -> Vec<Settled> {
+    let has = |op: &Op| {
+        let mut new = op.new.clone()?;
+        // What is there now is what an undo has to find.
+        new.executable ^= unheld.contains(&op.path);
+        Some(new)
+    };
+    if ops
+        .iter()
+        .any(|op| unheld.contains(&op.path) && op.new.as_ref().is_some_and(|n| n.executable))
+    {
+        work.notes.insert(format!("{NO_MODE}, so programs that were written there lack it"));
+    }
     let mut images: BTreeMap<RelPath, _> = std::mem::take(&mut work.images).into_iter().collect();
     let settled = ops.iter().map(|op| match stays.contains(&op.path) {
         true => Settled::refused(op.path.clone(), STAYS),
@@ -208,7 +225,7 @@ fn settle(work: &mut Work, ops: &[Op], stays: &BTreeSet<RelPath>) -> Vec<Settled
             done: true,
             reason: None,
             base: op.base.clone(),
-            new: op.new.clone(),
+            new: has(op),
             before: images.remove(&op.path),
         },
     });
@@ -216,9 +233,10 @@ fn settle(work: &mut Work, ops: &[Op], stays: &BTreeSet<RelPath>) -> Vec<Settled
 }
 
 /// Writes all new contents under their temporary names. Goes on where one is refused, so that all
-/// that are refused are told at once.
-fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<(), End> {
+/// that are refused are told at once. Gives the paths whose executable bit did not take.
+fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<BTreeSet<RelPath>, End> {
     let mut refused = BTreeMap::new();
+    let mut unheld = BTreeSet::new();
     let needs = ops.iter().any(|op| op.staged.is_some());
     let bytes = match needs {
         true => Some(File::open(archive).map_err(|e| End::archive(archive, e))?),
@@ -227,7 +245,10 @@ fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<(), End> {
     for op in ops {
         let (Some(new), Some(temp), Some(bytes)) = (&op.new, &op.staged, &bytes) else { continue };
         match stage_one(host, op, new, temp, bytes) {
-            Ok(()) => {}
+            Ok(true) => {}
+            Ok(false) => {
+                unheld.insert(op.path.clone());
+            }
             Err(StageError::Damaged) => return Err(End::archive(archive, StageError::Damaged)),
             Err(error @ StageError::NoLinks) => {
                 refused.insert(op.path.clone(), error.to_string());
@@ -242,21 +263,23 @@ fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<(), End> {
         }
     }
     match refused.is_empty() {
-        true => Ok(()),
+        true => Ok(unheld),
         false => Err(End::Refused(refused)),
     }
 }
 
+/// Writes one path's new contents; gives whether the file has the executable bit that it should.
 fn stage_one(
     host: &Host,
     op: &Op,
     new: &NewNode,
     temp: &RelPath,
     bytes: &File,
-) -> Result<(), StageError> {
+) -> Result<bool, StageError> {
     if new.kind == NodeKind::Link {
         let target = new.target.as_ref().map_or(&b""[..], |target| &target.0);
-        return host.link(temp, target).map_err(|error| match error {
+        let made = host.link(temp, target).map(|()| true);
+        return made.map_err(|error| match error {
             Errno::NOSYS | Errno::NOTSUP | Errno::PERM => StageError::NoLinks,
             error => error.into(),
         });
@@ -267,8 +290,8 @@ fn stage_one(
         }
         _ => None,
     };
-    stage(host, op, new, temp, bytes, old.as_ref())?;
-    Ok(())
+    let file = stage(host, op, new, temp, bytes, old.as_ref())?;
+    Ok(executable(rustix::fs::fstat(&file)?.st_mode) == new.executable)
 }
 
 /// Brings what was done to the disk: the staged files if there are few, and the directories in
