@@ -111,6 +111,8 @@ pub struct Snapshot {
     pub stayed_home_total: u64,
     /// What became of `.git`.
     pub git: GitSent,
+    /// Where a made `.git` began; `None` when none was made.
+    pub git_base: Option<git::GitBase>,
     /// Regular files in `nodes`.
     pub files: u64,
     /// Bytes of these files.

@@ -272,7 +272,7 @@ impl Job<'_> {
         self.result.stayed_home =
             snapshot.stayed_home.iter().map(|stayed| stayed.path.clone()).collect();
         if let GitSent::StayedHome(reason) = &snapshot.git {
-            self.result.stayed_home.retain(|path| path != ".git");
+            self.result.stayed_home.retain(|path| path.trim_end_matches('/') != ".git");
             self.result.stayed_home.push(format!(".git ({reason})"));
         }
         Ok(snapshot)

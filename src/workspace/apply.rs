@@ -37,6 +37,8 @@ pub mod recover;
 #[cfg(test)]
 mod recover_tests;
 mod refusal;
+#[cfg(test)]
+mod refused_tests;
 mod settle;
 mod stage;
 pub(crate) mod step;

@@ -6,11 +6,17 @@
 //!
 //! ```text
 //!  .git of the workspace
-//!    none ───────────────────────────────────────────────> GitSent::None
-//!    a directory, ordinary ─> git config, for-each-ref ──> GitSent::Made
-//!    a file, a link, reftable, partial, not trusted, … ──> GitSent::StayedHome(why)
+//!    none ────────────────────────────────────────────> GitSent::None
+//!    a directory ──────────────────────┐
+//!    a file that names a directory     ├─> git config, for-each-ref ─> GitSent::Made
+//!      that leads back here ───────────┘            │
+//!    a file that does not, a link, … ───────────────┴─> GitSent::StayedHome(why)
+//!                                        not trusted, bare, …
 //! ```
+//!
+//! Inside it is always a directory, also for a worktree or a submodule.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,18 +26,23 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
+use serde::{Deserialize, Serialize};
 
-use self::command::{git, git_below};
+use self::command::{GitCommandError, git, git_below};
 use self::config::GitConfig;
 use self::index::Tracked;
+use self::place::Place;
 use super::{Workspace, beneath};
 use crate::ignored::Rules;
 
 mod command;
 mod config;
 pub(in crate::workspace) mod index;
+pub mod lfs;
 mod made;
 pub(in crate::workspace) mod merge;
+mod place;
+mod refs;
 
 pub(super) use made::{Made, ObjectFile};
 
@@ -40,6 +51,22 @@ const INDEX_BYTES: u64 = 512 << 20;
 
 /// The largest small file of `.git` that is read (HEAD, shallow, excludes).
 const SMALL_BYTES: u64 = 16 << 20;
+
+/// Where the made `.git` began: what the host's repository had when it was sent, so that all of it
+/// is known there when commits come back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitBase {
+    /// The branch that HEAD names, as `refs/heads/…`; `None` when HEAD is detached, and when the
+    /// branch's name is not UTF-8.
+    pub branch: Option<String>,
+    /// The object that HEAD leads to; `None` for a branch without a commit.
+    pub commit: Option<String>,
+    /// Every reference that was sent and the object it leads to. Those whose names are not UTF-8
+    /// are left out.
+    pub refs: BTreeMap<String, String>,
+    /// Bytes of an object's name: 20, or 32 for SHA-256.
+    pub hash_len: usize,
+}
 
 /// What is known of the repository that a directory is in.
 #[derive(Debug)]
@@ -56,6 +83,9 @@ pub(super) struct Repository {
     pub(super) global: Vec<u8>,
     /// What becomes of `.git`, as far as it is known.
     pub(super) sent: Sent,
+    /// Device and inode of the directory that a `.git` file leads to; it stays home even if it is
+    /// in the tree.
+    pub(super) elsewhere: Option<(u64, u64)>,
 }
 
 /// What becomes of `.git`.
@@ -70,18 +100,21 @@ impl Repository {
     /// Looks at the workspace's repository. Never fails: what cannot be read stays home.
     pub(super) fn find(workspace: &Workspace) -> Self {
         let root = workspace.root.as_fd();
-        match statat(root, c".git", AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_dir() => {
-                Self::ordinary(root, workspace.path.parent())
-            }
-            Ok(_) => {
-                let why = "it is a file or link that leads elsewhere (a worktree or a submodule)";
-                let mut found = Self::elsewhere(root).unwrap_or_else(Self::none);
-                found.sent = Sent::StayedHome(stays(why));
-                found
-            }
-            Err(_) => Self::elsewhere(root).unwrap_or_else(Self::none),
+        if statat(root, c".git", AtFlags::SYMLINK_NOFOLLOW).is_err() {
+            return Self::elsewhere(root).unwrap_or_else(Self::none);
         }
+        let above = workspace.path.parent();
+        let (why, place) = match Place::find(root) {
+            Ok(place) => match Self::own(root, above, &place) {
+                Ok(found) => return found,
+                Err(why) => (why, Some(place)),
+            },
+            Err(why) => (why, None),
+        };
+        let mut found = Self::elsewhere(root).unwrap_or_else(Self::none);
+        found.sent = Sent::StayedHome(stays(&why));
+        found.elsewhere = place.and_then(|place| place.elsewhere());
+        found
     }
 
     fn none() -> Self {
@@ -92,32 +125,32 @@ impl Repository {
             exists: false,
             global: Vec::new(),
             sent: Sent::None,
+            elsewhere: None,
         }
     }
 
-    /// The repository whose `.git` is a directory in `root`.
+    /// The repository at `place`, whose files are in `root`; an error is why it is not the
+    /// repository of this directory at all.
     /// Git is kept from looking for another one above, in the directory `above`.
-    fn ordinary(root: BorrowedFd<'_>, above: Option<&Path>) -> Self {
+    fn own(root: BorrowedFd<'_>, above: Option<&Path>, place: &Place) -> Result<Self, String> {
         let here = |arguments: &[&str]| git_below(root, above, arguments);
-        let mut found = Self { exists: true, ..Self::none() };
-        let directory = match openat(root, c".git", beneath::DIRECTORY, Mode::empty()) {
-            Ok(directory) => directory,
-            Err(error) => {
-                found.sent = Sent::StayedHome(stays(&format!("it cannot be opened ({error})")));
-                return found;
-            }
-        };
+        let mut found = Self { exists: true, elsewhere: place.elsewhere(), ..Self::none() };
         // Two programs to start: side by side.
         let (listing, refs) = std::thread::scope(|scope| {
-            let refs = scope.spawn(|| here(&["for-each-ref", made::REF_FORMAT]));
+            let refs = scope.spawn(|| here(&["for-each-ref", refs::REF_FORMAT]));
             let listing = here(&["config", "-z", "--list"]);
             (listing, refs.join())
         });
         let config = GitConfig::parse(listing.as_deref().unwrap_or_default());
+        let is_of = place.is_of(root, &config);
+        // Of a repository that it does not trust git does not tell the config.
+        if matches!((&listing, &refs), (Ok(_), Ok(Ok(_)))) && place.elsewhere().is_some() {
+            is_of.clone()?;
+        }
         found.global = global_excludes(&config);
-        let own = read(directory.as_fd(), "info/exclude").ok().flatten().unwrap_or_default();
+        let own = read(place.common(), "info/exclude").ok().flatten().unwrap_or_default();
         found.rules = Rules::new(&[&found.global, &own]);
-        let index = Index::open(directory.as_fd());
+        let index = Index::open(place.own());
         let tracked = index.as_ref().and_then(|index| index.tracked(config.hash_len()));
         // Git itself reads what is too odd for us; such an index stays home.
         let index = index.filter(|_| tracked.is_some());
@@ -127,17 +160,22 @@ impl Repository {
                 .map(|listing| Tracked::from_listing(&listing))
                 .unwrap_or_default(),
         };
-        found.sent = match (listing, refs) {
-            (Err(error), _) | (_, Ok(Err(error))) => Sent::StayedHome(stays(&error.to_string())),
-            (_, Err(_)) => Sent::StayedHome(stays("its references could not be read")),
-            (Ok(_), Ok(Ok(refs))) => {
-                match Made::prepare(directory, &config, &refs, index, [&found.global, &own]) {
-                    Ok(made) => Sent::Make(Box::new(made)),
-                    Err(why) => Sent::StayedHome(stays(&why)),
-                }
-            }
+        let excludes = [&*found.global, &own];
+        let make = || {
+            listing.map_err(|error| error.to_string())?;
+            // Told in words of ours, before git's about the same.
+            config.odd(place.is_worktree()).map_or(Ok(()), Err)?;
+            let refs = refs.map_err(|_| "its references could not be read")?;
+            let refs = refs.map_err(|error| error.to_string())?;
+            is_of?;
+            let head = if config.has_reftable() { Some(head(here)?) } else { None };
+            Made::prepare(place, &config, head, &refs, index, excludes)
         };
-        found
+        found.sent = match make() {
+            Ok(made) => Sent::Make(Box::new(made)),
+            Err(why) => Sent::StayedHome(stays(&why)),
+        };
+        Ok(found)
     }
 
     /// A repository whose `.git` is not a directory in `root`: that of a worktree, a submodule, or
@@ -196,7 +234,7 @@ impl Repository {
             Sent::StayedHome(stays("it is in a directory above the workspace"))
         };
         let tracked = Tracked::from_listing(&tracked_paths);
-        Some(Self { rules, tracked, prefix, exists: true, global, sent })
+        Some(Self { rules, tracked, prefix, exists: true, global, sent, elsewhere: None })
     }
 
     /// A repository inside the workspace, whose top is the open directory `root`.
@@ -210,6 +248,17 @@ impl Repository {
             .and_then(|index| [20, 32].into_iter().find_map(|length| index.tracked(length)))
             .unwrap_or_default();
         (Rules::new(&[global, &own]), tracked)
+    }
+}
+
+/// HEAD as a file would have it, where references are not files.
+fn head(here: impl Fn(&[&str]) -> Result<Vec<u8>, GitCommandError>) -> Result<Vec<u8>, String> {
+    match here(&["symbolic-ref", "-q", "HEAD"]) {
+        Ok(branch) => Ok([b"ref: ", &*branch].concat()),
+        Err(GitCommandError::Failed { code: Some(1), .. }) => {
+            here(&["rev-parse", "--verify", "HEAD"]).map_err(|error| error.to_string())
+        }
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Host {
 }
 
 /// What of a file system is made use of; tests switch off what others lack.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct Features {
     /// Exchange of two names at once.
     pub exchange: bool,
@@ -39,11 +39,13 @@ pub struct Features {
     pub links: bool,
     /// Read leases.
     pub leases: bool,
+    /// Names that it refuses to make, and why.
+    pub refuse: Option<fn(&RelPath) -> Option<Errno>>,
 }
 
 impl Default for Features {
     fn default() -> Self {
-        Self { exchange: true, no_replace: true, links: true, leases: true }
+        Self { exchange: true, no_replace: true, links: true, leases: true, refuse: None }
     }
 }
 
@@ -100,6 +102,14 @@ impl Host {
             };
         }
         Ok(at)
+    }
+
+    /// The directory in which a name is made.
+    fn parent_to_write(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
+        match self.features.refuse.and_then(|refuse| refuse(path)) {
+            Some(error) => Err(error),
+            None => self.parent(path),
+        }
     }
 
     fn parent(&self, path: &RelPath) -> Result<OwnedFd, Errno> {
@@ -209,7 +219,7 @@ impl Host {
         if !self.features.exchange {
             return Err(Errno::INVAL);
         }
-        let (from, to) = (self.parent(one)?, self.parent(other)?);
+        let (from, to) = (self.parent(one)?, self.parent_to_write(other)?);
         changing(|| renameat_with(&from, one.name(), &to, other.name(), RenameFlags::EXCHANGE))
     }
 
@@ -219,7 +229,7 @@ impl Host {
     ///
     /// `EEXIST` if something is there.
     pub fn rename_new(&self, from: &RelPath, to: &RelPath) -> Result<(), Errno> {
-        let (old, new) = (self.parent(from)?, self.parent(to)?);
+        let (old, new) = (self.parent(from)?, self.parent_to_write(to)?);
         if self.features.no_replace {
             let rename =
                 || renameat_with(&old, from.name(), &new, to.name(), RenameFlags::NOREPLACE);
@@ -253,7 +263,7 @@ impl Host {
     pub fn create(&self, path: &RelPath, mode: u32) -> Result<File, Errno> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let parent = self.parent(path)?;
+        let parent = self.parent_to_write(path)?;
         changing(|| openat(&parent, path.name(), flags, Mode::from_raw_mode(mode))).map(File::from)
     }
 
@@ -263,7 +273,7 @@ impl Host {
     ///
     /// `EEXIST` if something is there.
     pub fn link(&self, path: &RelPath, target: &[u8]) -> Result<(), Errno> {
-        let parent = self.parent(path)?;
+        let parent = self.parent_to_write(path)?;
         changing(|| symlinkat(target, &parent, path.name()))
     }
 
@@ -273,7 +283,7 @@ impl Host {
     ///
     /// `EEXIST` if something is there.
     pub fn make_directory(&self, path: &RelPath) -> Result<(), Errno> {
-        let parent = self.parent(path)?;
+        let parent = self.parent_to_write(path)?;
         changing(|| mkdirat(&parent, path.name(), Mode::from_raw_mode(0o777)))
     }
 

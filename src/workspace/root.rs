@@ -67,6 +67,8 @@ pub enum Place {
     State,
     /// The runs directory.
     Runs,
+    /// A repository's own directory: what is written there, git on the host executes.
+    Git,
 }
 
 impl std::fmt::Display for Place {
@@ -77,6 +79,7 @@ impl std::fmt::Display for Place {
             Self::CodexHome => "CODEX_HOME",
             Self::State => "the orchestrator's state directory",
             Self::Runs => "the runs directory",
+            Self::Git => "git's own directory of a repository",
         })
     }
 }
@@ -318,6 +321,12 @@ impl Roots {
                 return Err(RootError::Inside { path, place });
             }
         }
+        if let Some(git) = git_directory(path) {
+            let (is_it, path) = (git == path, path.to_owned());
+            let place = Place::Git;
+            let refused = RootError::Refused { path: path.clone(), place };
+            return Err(if is_it { refused } else { RootError::Inside { path, place } });
+        }
         let mut allowed = self.allowed.iter().chain([&self.default.1]);
         // An empty path would be the beginning of every other one.
         if allowed.any(|allowed| allowed.is_absolute() && path.starts_with(real(allowed))) {
@@ -354,6 +363,22 @@ fn real(path: &Path) -> PathBuf {
         }
     }
     path.to_owned()
+}
+
+/// The repository's own directory, bare or not, that `path` is or is in. A tree with a `.git` is
+/// none, though it may lie in a bare repository, as worktrees do.
+fn git_directory(path: &Path) -> Option<&Path> {
+    let is_named = |above: &&Path| {
+        above.file_name().is_some_and(|name| name.as_encoded_bytes().eq_ignore_ascii_case(b".git"))
+    };
+    let exists = |path: PathBuf| path.symlink_metadata().is_ok();
+    path.ancestors().find(is_named).or_else(|| {
+        path.ancestors().take_while(|above| !exists(above.join(".git"))).find(|above| {
+            above.join("HEAD").is_file()
+                && above.join("objects").is_dir()
+                && above.join("refs").is_dir()
+        })
+    })
 }
 
 fn is(path: &Path, key: WorkspaceKey) -> bool {

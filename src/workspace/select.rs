@@ -230,6 +230,10 @@ impl<'a> Walk<'a> {
             }
             return Ok(());
         }
+        if is_directory && self.repository.elsewhere == Some((stat.st_dev, stat.st_ino)) {
+            self.stay(&path, true, StayReason::Git);
+            return Ok(());
+        }
         if self.workspace.exclude.iter().any(|excluded| excluded.as_bytes() == path) {
             self.stay(&path, is_directory, StayReason::RunsDirectory);
             return Ok(());

@@ -217,9 +217,11 @@ pub fn send(
     for path in gone {
         selection.nodes.remove(&path);
     }
+    let mut git_base = None;
     if let Some(made) = made {
         let (files, bytes) = sending.git(&made, objects)?;
         git = GitSent::Made { files, bytes, index: made.index.is_some() };
+        git_base = Some(made.base);
     }
     sending.entries.finish().map_err(SendError::Write)?;
 
@@ -230,6 +232,7 @@ pub fn send(
         stayed_home: selection.stayed_home,
         stayed_home_total: selection.stayed_home_total,
         git,
+        git_base,
         files,
         bytes,
         taken,

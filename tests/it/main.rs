@@ -15,6 +15,7 @@ mod memory;
 mod outcome;
 mod parallel;
 mod python;
+mod repositories;
 mod suggest;
 mod support;
 mod told;

@@ -66,6 +66,27 @@ fn what_was_clean_is_clean_and_git_works() {
 }
 
 #[test]
+fn the_snapshot_knows_the_references_that_were_sent() {
+    let tree = project();
+    let id = |name: &str| tree.git(&["rev-parse", name]).trim().to_owned();
+    let base = tree.send().snapshot.git_base.unwrap();
+    assert_eq!(base.branch.as_deref(), Some("refs/heads/main"));
+    assert_eq!(base.commit, Some(id("HEAD")));
+    assert_eq!(base.hash_len, 20);
+    let names: Vec<&str> = base.refs.keys().map(String::as_str).collect();
+    assert_eq!(names, ["refs/heads/main", "refs/heads/side/line", "refs/tags/v1", "refs/tags/v2"]);
+    for (name, object) in &base.refs {
+        assert_eq!(*object, id(name));
+    }
+    tree.git(&["checkout", "-q", "--detach", "HEAD~1"]);
+    let base = tree.send().snapshot.git_base.unwrap();
+    assert_eq!((base.branch, base.commit), (None, Some(id("HEAD"))));
+    let base = Tree::repository().send().snapshot.git_base.unwrap();
+    assert_eq!((base.branch.as_deref(), base.commit), (Some("refs/heads/main"), None));
+    assert_eq!(Tree::new().send().snapshot.git_base, None);
+}
+
+#[test]
 fn what_was_changed_staged_and_untracked_is_so_again() {
     let tree = project();
     tree.write("a", "uncommitted\n").write("staged", "s").write("new", "n");
@@ -203,28 +224,11 @@ fn patterns_of_the_users_excludes_file_count_and_go_along() {
 }
 
 #[test]
-fn a_worktrees_git_stays_home_and_its_files_travel() {
-    let tree = project();
-    let other = tempfile::tempdir().unwrap();
-    let path = other.path().join("wt");
-    tree.git(&["worktree", "add", "-q", path.to_str().unwrap(), "side/line"]);
-    fs::write(path.join(".gitignore"), "out/\n").unwrap();
-    fs::create_dir(path.join("out")).unwrap();
-    let workspace = open_unchecked(&path).unwrap();
-    let mut tar = Vec::new();
-    let snapshot = send(&workspace, &crate::rules(), &mut tar).unwrap();
-    assert!(matches!(&snapshot.git, GitSent::StayedHome(why) if why.contains("worktree")));
-    let names: Vec<String> = snapshot.nodes.keys().map(ToString::to_string).collect();
-    assert_eq!(names, [".gitignore", "a", "run.sh", "src", "src/b"]);
-    let stayed: Vec<&str> = snapshot.stayed_home.iter().map(|home| &*home.path).collect();
-    assert_eq!(stayed, [".git", "out/"]);
-}
-
-#[test]
 fn odd_repositories_stay_home_with_a_reason() {
     for (key, value, word) in [
-        ("extensions.partialClone", "origin", "partial clone"),
-        ("core.worktree", "..", "core.worktree"),
+        ("extensions.unheardOf", "x", "unknown repository extension"),
+        ("core.worktree", "/tmp", "core.worktree"),
+        ("core.bare", "true", "bare"),
     ] {
         let tree = project();
         tree.git(&["config", "core.repositoryformatversion", "1"]);

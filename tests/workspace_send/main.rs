@@ -6,7 +6,9 @@
 mod faults;
 mod files;
 mod git;
+mod kinds;
 mod random;
+mod refused;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -70,15 +72,20 @@ impl Tree {
     }
 
     fn send_with(&self, rules: &SendRules) -> Result<Sent, SendError> {
-        let workspace = open_unchecked(self.path()).unwrap();
-        let mut tar = Vec::new();
-        let snapshot = send(&workspace, rules, &mut tar)?;
-        let unpacked = tempfile::tempdir().unwrap();
-        let mut archive = tar::Archive::new(&*tar);
-        archive.set_preserve_mtime(true);
-        archive.unpack(unpacked.path()).unwrap();
-        Ok(Sent { snapshot, unpacked, tar })
+        send_at(self.path(), rules)
     }
+}
+
+/// Sends the tree at `path`, and unpacks what came.
+fn send_at(path: &Path, rules: &SendRules) -> Result<Sent, SendError> {
+    let workspace = open_unchecked(path).unwrap();
+    let mut tar = Vec::new();
+    let snapshot = send(&workspace, rules, &mut tar)?;
+    let unpacked = tempfile::tempdir().unwrap();
+    let mut archive = tar::Archive::new(&*tar);
+    archive.set_preserve_mtime(true);
+    archive.unpack(unpacked.path()).unwrap();
+    Ok(Sent { snapshot, unpacked, tar })
 }
 
 /// What came out of the stream.
@@ -114,15 +121,19 @@ impl Sent {
 }
 
 fn git(directory: &Path, arguments: &[&str]) -> String {
-    let output = Command::new("git")
+    let output = try_git(directory, arguments);
+    assert!(output.status.success(), "git {arguments:?}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn try_git(directory: &Path, arguments: &[&str]) -> std::process::Output {
+    Command::new("git")
         .current_dir(directory)
         .args(["-c", "protocol.file.allow=always"])
         .args(arguments)
         .env("GIT_CONFIG_GLOBAL", "/dev/null")
         .output()
-        .unwrap();
-    assert!(output.status.success(), "git {arguments:?}: {output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
+        .unwrap()
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -10,14 +10,17 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
 use super::super::beneath;
-use super::Index;
 use super::config::GitConfig;
-
-/// How `for-each-ref` is asked: name of the object, the reference it points to, its own name.
-pub(super) const REF_FORMAT: &str = "--format=%(objectname) %(symref) %(refname)";
+use super::place::Place;
+use super::refs::{Refs, is_head, is_hex};
+use super::{GitBase, Index};
 
 /// How deep alternates of alternates go; git's own limit.
 const ALTERNATES_DEPTH: u32 = 5;
+
+/// Files of a pack that travel. The last one says that objects which the pack's own name may be
+/// missing on purpose; other files can be made from the pack.
+const PACK_FILES: [&[u8]; 3] = [b".pack", b".idx", b".promisor"];
 
 /// A path below `.git`, and contents.
 pub(in crate::workspace) type SmallFile = (Vec<u8>, Vec<u8>);
@@ -31,6 +34,7 @@ pub(in crate::workspace) struct Made {
     digits: usize,
     small: Vec<SmallFile>,
     pub(in crate::workspace) index: Option<Index>,
+    pub(in crate::workspace) base: GitBase,
 }
 
 /// A file of an object directory; its contents never change once it has its name.
@@ -45,44 +49,45 @@ pub(in crate::workspace) struct ObjectFile {
 }
 
 impl Made {
-    /// Reads what is small. An error is why this `.git` stays home, in words that follow
-    /// "because".
+    /// Reads what is small; `head` is HEAD if it is no file here. An error is why this `.git` stays
+    /// home, in words that follow "because".
     pub(super) fn prepare(
-        git: OwnedFd,
+        place: &Place,
         config: &GitConfig,
+        head: Option<Vec<u8>>,
         refs: &[u8],
         index: Option<Index>,
         excludes: [&[u8]; 2],
     ) -> Result<Self, String> {
-        if let Some(odd) = config.odd() {
-            return Err(odd);
-        }
         let unreadable = |what: &str| format!("its {what} cannot be read");
-        let small_file = |name: &str| super::read(git.as_fd(), name).map_err(|_| unreadable(name));
-        if small_file("commondir")?.is_some() {
-            return Err("it shares another repository's .git".into());
-        }
-        let head = small_file("HEAD")?.ok_or_else(|| unreadable("HEAD"))?;
+        let small_file =
+            |directory, name: &str| super::read(directory, name).map_err(|_| unreadable(name));
+        let head = match head {
+            Some(head) => head,
+            None => small_file(place.own(), "HEAD")?.ok_or_else(|| unreadable("HEAD"))?,
+        };
         let digits = config.hash_len() * 2;
         if !is_head(&head, digits) {
             return Err("its HEAD is not an ordinary one".into());
         }
-        let own = openat(&git, c"objects", beneath::DIRECTORY, Mode::empty())
+        let own = openat(place.common(), c"objects", beneath::DIRECTORY, Mode::empty())
             .map_err(|_| unreadable("objects"))?;
         let mut objects = vec![own];
         add_alternates(&mut objects, 0, ALTERNATES_DEPTH)?;
+        let refs = Refs::parse(refs, digits)?;
+        let base = refs.base(&head, digits / 2);
         let mut small =
             vec![(b"HEAD".to_vec(), head), (b"config".to_vec(), config.made().into_bytes())];
-        small.extend(written_refs(refs, digits)?);
-        if let Some(shallow) = small_file("shallow")? {
+        small.extend(refs.written());
+        if let Some(shallow) = small_file(place.common(), "shallow")? {
             small.push((b"shallow".to_vec(), shallow));
         }
         let patterns = excludes.join(&b"\n"[..]);
         if patterns.iter().any(|byte| *byte != b'\n') {
             small.push((b"info/exclude".to_vec(), patterns));
         }
-        let made = Self { objects, digits, small, index };
-        // Told before anything is sent: a promisor pack, an unreadable directory.
+        let made = Self { objects, digits, small, index, base };
+        // Told before anything is sent: a directory that cannot be read.
         made.object_files()?;
         Ok(made)
     }
@@ -141,51 +146,6 @@ impl Made {
     }
 }
 
-/// Whether the bytes are `ref: refs/…` or the name of an object.
-fn is_head(head: &[u8], digits: usize) -> bool {
-    let line = head.strip_suffix(b"\n").unwrap_or(head);
-    match line.strip_prefix(b"ref:") {
-        Some(name) => is_ref(name.trim_ascii()),
-        None => is_hex(line, digits),
-    }
-}
-
-fn is_hex(text: &[u8], digits: usize) -> bool {
-    text.len() == digits && text.iter().all(u8::is_ascii_hexdigit)
-}
-
-/// Whether it can be the name of a reference: below `refs/`, and a plain path.
-fn is_ref(name: &[u8]) -> bool {
-    name.starts_with(b"refs/")
-        && !name.iter().any(|byte| byte.is_ascii_control() || *byte == b' ')
-        && crate::path::RelPath::new(name).is_ok()
-}
-
-/// `packed-refs`, and a file for each reference to a reference.
-fn written_refs(listing: &[u8], digits: usize) -> Result<Vec<SmallFile>, String> {
-    let odd = || String::from("its references are not ordinary ones");
-    let mut packed = b"# pack-refs with: sorted \n".to_vec();
-    let mut files = Vec::new();
-    for line in listing.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-        let mut parts = line.split(|byte| *byte == b' ');
-        let (Some(object), Some(symref), Some(name), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(odd());
-        };
-        if !is_hex(object, digits) || !is_ref(name) || !(symref.is_empty() || is_ref(symref)) {
-            return Err(odd());
-        }
-        if symref.is_empty() {
-            packed.extend_from_slice(&[object, b" ", name, b"\n"].concat());
-        } else {
-            files.push((name.to_vec(), [b"ref: ", symref, b"\n"].concat()));
-        }
-    }
-    files.push((b"packed-refs".to_vec(), packed));
-    Ok(files)
-}
-
 /// Opens the object directories that `objects[at]` borrows from.
 fn add_alternates(objects: &mut Vec<OwnedFd>, at: usize, depth: u32) -> Result<(), String> {
     let listing = super::read(objects[at].as_fd(), "info/alternates")
@@ -230,10 +190,7 @@ fn list(
         };
         for file in names(inner.as_fd()).map_err(failed)? {
             let wanted = if is_pack {
-                if file.ends_with(b".promisor") {
-                    return Err("it is a partial clone, which lacks objects".into());
-                }
-                file.starts_with(b"pack-") && (file.ends_with(b".pack") || file.ends_with(b".idx"))
+                file.starts_with(b"pack-") && PACK_FILES.iter().any(|ending| file.ends_with(ending))
             } else {
                 is_hex(&file, digits - 2)
             };

@@ -188,6 +188,43 @@ fn some_places_are_refused_whatever_is_allowed() {
 }
 
 #[test]
+fn a_repositorys_own_directory_is_refused() {
+    let home = Home::new();
+    let mut config = config();
+    config.allowed = vec!["/".into()];
+    let roots = home.roots_of(&config, &[], None);
+    for directory in [
+        "home/project/.git/hooks",
+        "home/project/.git/modules/x",
+        "home/odd/.GIT",
+        "home/bare.git/hooks",
+        "home/bare.git/objects",
+        "home/bare.git/refs",
+        "home/bare.git/tree/src",
+        "home/objects",
+    ] {
+        std::fs::create_dir_all(home.path(directory)).unwrap();
+    }
+    std::fs::write(home.path("home/bare.git/HEAD"), "ref: refs/heads/main\n").unwrap();
+    std::fs::write(home.path("home/bare.git/tree/.git"), "gitdir: ../worktrees/tree\n").unwrap();
+    for (repo, word) in [
+        ("home/project/.git", "it is git's own directory"),
+        ("home/project/.git/hooks", "it lies in git's own directory"),
+        ("home/project/.git/modules/x", "it lies in git's own directory"),
+        ("home/odd/.GIT", "it is git's own directory"),
+        ("home/bare.git", "it is git's own directory"),
+        ("home/bare.git/hooks", "it lies in git's own directory"),
+    ] {
+        let (kind, text) = home.refused(&roots, repo);
+        assert_eq!(kind, ErrorKind::WorkspaceRefused, "{repo}");
+        assert!(text.contains(word), "{repo}: {text}");
+    }
+    for repo in ["home/project", "home/bare.git/tree", "home/bare.git/tree/src", "home/objects"] {
+        roots.resolve(Some(&home.text(repo)), None).unwrap();
+    }
+}
+
+#[test]
 fn a_runs_directory_inside_is_left_out() {
     let home = Home::new();
     let project = home.path("home/project");
