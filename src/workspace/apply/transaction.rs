@@ -354,8 +354,8 @@ fn steps(
             }
             Err(stop) => match stopped(work, stop, verb, op) {
                 End::Refused(more) => {
+                    idle.extend(wanted.closure(&more));
                     refused.extend(more);
-                    idle = wanted.closure(&refused);
                 }
                 end => return Err(end),
             },
