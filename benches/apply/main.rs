@@ -50,7 +50,7 @@ const ARMS: [&str; 4] = [
 ];
 
 /// What an apply may take of a write and rename of the same files with one flush.
-const APPLY_LIMIT: f64 = 6.0;
+const APPLY_LIMIT: f64 = 3.0;
 /// What a check of unchanged files may take of reading and hashing them.
 const CHECK_LIMIT: f64 = 0.5;
 /// What 1 GiB may take of the memory that 1 MiB takes.
