@@ -83,8 +83,8 @@ fn goes_first(host: &Host, wanted: &Wanted<'_>, path: &RelPath, moved: &BTreeSet
 /// What there is where the way is blocked; or why the path cannot be written.
 fn blocked(error: &io::Error, has_link_above: bool) -> Result<HostNow, String> {
     match Errno::from_io_error(error) {
-        // A file is above it, so there is nothing here.
-        Some(Errno::NOTDIR) => Ok(HostNow::Absent),
+        // It went between two looks, or a file is above it: there is nothing here.
+        Some(Errno::NOENT | Errno::NOTDIR) => Ok(HostNow::Absent),
         Some(Errno::LOOP) if has_link_above => Ok(HostNow::Absent),
         Some(Errno::LOOP) => Err("a directory above it became a link on the host".into()),
         Some(Errno::INVAL | Errno::NXIO) => Ok(HostNow::Special),
