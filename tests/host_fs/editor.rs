@@ -65,7 +65,7 @@ fn no_save_is_lost(ground: Ground, save: fn(&Path, &str), delete: bool) {
             });
             assert!(last == 0 || here || run.has_bytes(wanted.as_bytes()), "{wanted} {told:?}");
         }
-        println!("{ground:?}, delete {delete}: {held} of {APPLIES} held");
+        eprintln!("{ground:?}, delete {delete}: {held} of {APPLIES} held");
     });
 }
 

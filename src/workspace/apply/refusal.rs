@@ -19,7 +19,7 @@ pub(super) fn refusal(verb: &str, error: &io::Error) -> String {
         }
         Some(Errno::BUSY) => "something is mounted there; unmount it or change it by hand",
         Some(Errno::XDEV) => {
-            "it lies on another file system, or in a lower layer, than the directory it is in; \
+            "it lies on another mounted file system, or in a lower layer, than the directory it is in; \
              change it by hand"
         }
         Some(Errno::ISDIR | Errno::NOTEMPTY) => "there is a directory; move it away",
