@@ -1,7 +1,7 @@
 # What people and CI type. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz bench image codex lint engine build
+.PHONY: help demo test soak fuzz bench image codex file-systems lint engine build
 
 VENV := target/venv
 
@@ -14,7 +14,7 @@ help: ## List the targets
 demo: image ## Watch an MCP client call codex_run: real Codex, scripted model, no key needed
 	cargo run --release --quiet -- demo
 
-test: image codex $(VENV)/.installed ## Run all tests; fails if one was left out, or leaves anything
+test: image codex file-systems $(VENV)/.installed ## Run all tests; fails if one was left out, or leaves anything
 	tests/leftovers.sh before
 	CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_TESTS_PYTHON="$(CURDIR)/$(VENV)/bin/python" \
 	  CODEX_BIN="$(CURDIR)/target/codex/bin/codex" cargo test
@@ -26,7 +26,7 @@ soak: ## Apply changes 100,000 times while an editor saves; no save may be lost
 fuzz: $(CARGO_FUZZ) ## Feed what takes in a container's bytes with bytes; FUZZ_SECONDS a target
 	fuzz/run.sh $(CARGO_FUZZ) $(FUZZ_SECONDS)
 
-bench: image codex ## Measure against bare Codex and against a container for each run
+bench: image codex ## Measure against bare Codex, a container for each run, and plain ways to write files
 	cargo bench
 
 image: engine ## Build codex-runner:latest if it is missing or old
@@ -35,6 +35,10 @@ image: engine ## Build codex-runner:latest if it is missing or old
 # The image's own Codex, for what runs it on the host.
 codex: image
 	docker/copy-codex.sh target/codex
+
+# What tests mount besides the kernel's own file systems.
+file-systems:
+	tests/host_fs/setup.sh
 
 engine: ## See that a container engine answers; install and start one where that is allowed
 	docker/engine.sh

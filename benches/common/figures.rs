@@ -1,6 +1,7 @@
 //! Percentiles and tables.
 
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
 use std::time::Duration;
 
 /// Milliseconds.
@@ -34,4 +35,13 @@ pub(crate) fn gate(what: &str, value: f64, limit: f64, unit: &str) -> bool {
     let word = if pass { "pass" } else { "FAIL" };
     say(&format!("{word}  {what}: {value:.3}{unit}, at most {limit:.3}{unit}"));
     pass
+}
+
+/// The most memory that a process (its id, or `self`) ever had resident, in MB of a million bytes.
+pub(crate) fn high_water(process: &str) -> io::Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+    let kib = kib.ok_or_else(|| io::Error::other("no VmHWM in /proc"))?;
+    Ok(kib * 1024.0 / 1e6)
 }

@@ -11,12 +11,13 @@ mod docker;
 #[allow(dead_code, reason = "shared with what uses other parts of it")]
 #[path = "../common/figures.rs"]
 mod figures;
+#[path = "../common/large.rs"]
+mod large;
 #[allow(dead_code, reason = "shared with what uses other parts of it")]
 #[path = "../common/place.rs"]
 mod place;
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -24,7 +25,8 @@ use mcp_codex_orchestrator::model::scripted::{Script, ScriptedModel, Step};
 use serde_json::{Value, json};
 
 use docker::{Docker, Failed};
-use figures::{gate, say, table};
+use figures::{gate, high_water, say, table};
+use large::fill;
 use place::{Server, small_project};
 
 /// What the process may take at most, in MB of a million bytes.
@@ -92,7 +94,7 @@ async fn measure() -> Result<bool, Failed> {
     let mut server = Server::start(&server, &workspace, &model.base_url(), "").await?;
     rows.push(Row {
         what: "idle, one container waits",
-        memory: high_water(server.pid)?,
+        memory: high_water(&server.pid.to_string())?,
         phase: "",
         took: 0.0,
         bytes: 0,
@@ -172,30 +174,5 @@ fn row(
     bytes: u64,
 ) -> Result<Row, Failed> {
     let took = result["timings_ms"][phase].as_f64().unwrap_or_default();
-    Ok(Row { what, memory: high_water(server.pid)?, phase, took, bytes })
-}
-
-/// The most memory that the process ever had resident, in MB.
-fn high_water(pid: u32) -> Result<f64, Failed> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let kib: f64 = line
-        .and_then(|line| line.trim().strip_suffix(" kB"))
-        .ok_or("no VmHWM in /proc")?
-        .trim()
-        .parse()?;
-    Ok(kib * 1024.0 / 1e6)
-}
-
-/// Writes bytes that no two blocks share.
-fn fill(path: &Path, bytes: u64, seed: u64) -> Result<(), Failed> {
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    for _ in 0..bytes / 8 {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        file.write_all(&state.to_le_bytes())?;
-    }
-    Ok(file.flush()?)
+    Ok(Row { what, memory: high_water(&server.pid.to_string())?, phase, took, bytes })
 }

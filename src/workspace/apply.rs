@@ -52,6 +52,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use self::journal::{Journal, JournalError};
+use self::plan::Wanted;
 use self::record::record;
 pub use self::step::Kept;
 use self::transaction::Transaction;
@@ -221,6 +222,18 @@ pub fn apply(
     transact(workspace, changes, &order)
 }
 
+/// What stands against applying the part `only` (empty: all) now: every waiting path is compared three
+/// ways. Files that are as they were sent, by their stamps, are not read. Writes nothing; blocks.
+pub fn check(workspace: &Workspace, changes: &ChangeSet, only: &[RelPath]) -> Vec<Conflict> {
+    let mut waiting = changes.clone();
+    if !only.is_empty() {
+        waiting = waiting.split_off(only);
+    }
+    waiting.changes.retain(Change::is_waiting);
+    let looked = look::look(&Host::of(workspace), &Wanted::new(&waiting.changes));
+    looked.refused.into_iter().map(|(path, reason)| Conflict { path, reason }).collect()
+}
+
 impl<'a> Order<'a> {
     fn apply(
         changes: &mut ChangeSet,
@@ -292,9 +305,14 @@ fn save(set: &ChangeSet, folder: &Path) -> Result<(), ApplyError> {
     kill::point();
     crate::record::write_json(&path, set).map_err(|error| ApplyError::Archive {
         path,
-        reason: error.to_string(),
+        reason: with_causes(&error),
         left: Vec::new(),
     })
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 impl ApplyError {

@@ -41,6 +41,9 @@ pub fn decide(base: Option<&BaseNode>, new: Option<&NewNode>, now: &HostNow) -> 
     match (base, now) {
         (None, HostNow::Absent) => Decision::Apply,
         (Some(base), HostNow::Node(now)) if same(base, now) => Decision::Apply,
+        (None, HostNow::Node(now)) if now.kind == NodeKind::Directory => {
+            Decision::Conflict("there is a directory on the host, where nothing was sent from")
+        }
         (None, _) => Decision::Conflict("exists on the host, where nothing was sent from"),
         (Some(_), HostNow::Absent) => Decision::Conflict("deleted on the host since it was sent"),
         (Some(base), HostNow::Node(now)) if base.kind == now.kind => match base.kind {
@@ -53,6 +56,9 @@ pub fn decide(base: Option<&BaseNode>, new: Option<&NewNode>, now: &HostNow) -> 
             },
             _ => Decision::Conflict("changed on the host since it was sent"),
         },
+        (Some(_), HostNow::Node(now)) if now.kind == NodeKind::Directory => {
+            Decision::Conflict("there is a directory on the host now, which came since it was sent")
+        }
         (Some(_), _) => Decision::Conflict("replaced on the host since it was sent"),
     }
 }

@@ -191,6 +191,25 @@ impl Host {
         Ok(false)
     }
 
+    /// Whether two paths that differ only in the case of their names are one and the same here: both
+    /// are found, and the directory has only one of them.
+    pub fn are_one(&self, one: &RelPath, other: &RelPath) -> bool {
+        let folded = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
+        let name = folded(one.name());
+        if one == other || one.parent() != other.parent() || folded(other.name()) != name {
+            return false;
+        }
+        let entries = |parent| {
+            rustix::fs::Dir::read_from(parent).map(|entries| {
+                let names = entries.flatten().map(|entry| folded(entry.file_name().to_bytes()));
+                names.filter(|entry| *entry == name).count()
+            })
+        };
+        self.stat(one).is_ok()
+            && self.stat(other).is_ok()
+            && self.parent(one).and_then(entries) == Ok(1)
+    }
+
     /// Exchanges two names at once.
     ///
     /// # Errors

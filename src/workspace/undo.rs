@@ -97,6 +97,7 @@ fn in_reverse(reason: &str) -> String {
     reason
         .replace("since it was sent", "since the run changed it")
         .replace("exists on the host, where nothing was sent from", "made on the host since")
+        .replace("directory on the host, where nothing was sent from", "directory made there since")
         .replace("held with", "stays with")
 }
 

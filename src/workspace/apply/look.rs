@@ -1,6 +1,6 @@
 //! The comparison of every path, before anything is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use rustix::io::Errno;
@@ -28,6 +28,7 @@ pub(super) struct Looked {
 pub(super) fn look(host: &Host, wanted: &Wanted<'_>) -> Looked {
     let mut looked = Looked { ops: Vec::new(), had: Vec::new(), refused: BTreeMap::new() };
     let mut looking = Looking::at(host);
+    let mut moved = BTreeSet::new();
     for change in wanted.iter() {
         let path = &change.path;
         let now = match looking.look(path, change.base.as_ref()) {
@@ -40,13 +41,16 @@ pub(super) fn look(host: &Host, wanted: &Wanted<'_>) -> Looked {
                 }
             },
         };
-        if change.base.is_none()
-            && matches!(now, HostNow::Node(_))
-            && matches!(host.is_spelled_so(path), Ok(false))
-        {
+        let is_new_name = change.base.is_none() && matches!(now, HostNow::Node(_));
+        let now = if is_new_name && goes_first(host, wanted, path, &moved) {
+            moved.insert(path.clone());
+            HostNow::Absent
+        } else if is_new_name && matches!(host.is_spelled_so(path), Ok(false)) {
             looked.refused.insert(path.clone(), SAME_NAME.into());
             continue;
-        }
+        } else {
+            now
+        };
         match decide(change.base.as_ref(), change.new.as_ref(), &now) {
             Decision::Apply => looked.ops.push(op(change, None, &now)),
             Decision::ApplyBytes => {
@@ -65,11 +69,22 @@ pub(super) fn look(host: &Host, wanted: &Wanted<'_>) -> Looked {
     looked
 }
 
+/// Whether what is found at a new path goes before the path is written, since it is found there under
+/// another spelling of its name, and that one, or one above it, is deleted in this very change set:
+/// a name that only changes its case.
+fn goes_first(host: &Host, wanted: &Wanted<'_>, path: &RelPath, moved: &BTreeSet<RelPath>) -> bool {
+    std::iter::successors(path.parent(), RelPath::parent).any(|above| moved.contains(&above))
+        || wanted
+            .iter()
+            .filter(|other| other.base.is_some() && other.new.is_none())
+            .any(|other| host.are_one(&other.path, path))
+}
+
 /// What there is where the way is blocked; or why the path cannot be written.
 fn blocked(error: &io::Error, has_link_above: bool) -> Result<HostNow, String> {
     match Errno::from_io_error(error) {
-        // A file is above it, so there is nothing here.
-        Some(Errno::NOTDIR) => Ok(HostNow::Absent),
+        // It went between two looks, or a file is above it: there is nothing here.
+        Some(Errno::NOENT | Errno::NOTDIR) => Ok(HostNow::Absent),
         Some(Errno::LOOP) if has_link_above => Ok(HostNow::Absent),
         Some(Errno::LOOP) => Err("a directory above it became a link on the host".into()),
         Some(Errno::INVAL | Errno::NXIO) => Ok(HostNow::Special),

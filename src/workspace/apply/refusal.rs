@@ -17,8 +17,10 @@ pub(super) fn refusal(verb: &str, error: &io::Error) -> String {
         Some(Errno::INVAL | Errno::ILSEQ) => {
             "the file system does not take such a name; have it renamed"
         }
-        Some(Errno::BUSY | Errno::XDEV) => {
-            "something is mounted there; unmount it or change it by hand"
+        Some(Errno::BUSY) => "something is mounted there; unmount it or change it by hand",
+        Some(Errno::XDEV) => {
+            "it lies on another mounted file system, or in a lower layer, than the directory it is in; \
+             change it by hand"
         }
         Some(Errno::ISDIR | Errno::NOTEMPTY) => "there is a directory; move it away",
         Some(Errno::FBIG) => "the file is too large for this file system",

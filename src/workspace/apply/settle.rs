@@ -28,6 +28,12 @@ const ROUNDS: u32 = 16;
 /// Reads a file to its end, for its size and hash.
 type ReadFile<'a> = dyn FnMut(&File) -> Result<(u64, ContentHash), Differs> + 'a;
 
+/// A node as it is, and with the executable bit the other way round.
+fn with_each_bit(node: &BaseNode) -> [BaseNode; 2] {
+    let mode = if node.executable() { node.mode & !0o111 } else { node.mode | 0o111 };
+    [node.clone(), BaseNode { mode, ..node.clone() }]
+}
+
 /// Why something is not what it was.
 #[derive(Debug)]
 pub(super) enum Differs {
@@ -131,22 +137,34 @@ impl Work {
         }
     }
 
-    /// Whether it is what we put there, untouched. Without leases only its bytes can tell.
+    /// Whether it has the bytes that we put there. Without leases only they can tell. The mode does
+    /// not count, since not every file system holds it.
     pub(super) fn is_ours(&self, temp: &RelPath, ours: &BaseNode) -> bool {
-        match self.patiently(|| self.is_still(temp, ours)) {
+        match self.patiently(|| self.has_bytes(temp, ours)) {
             Ok(_) => true,
             Err(Differs::Written(LeaseError::Unavailable(_))) => {
                 matches!(self.host.look(temp),
-                    Ok(HostNow::Node(node)) if same(ours, &node))
+                    Ok(HostNow::Node(node)) if with_each_bit(ours).iter().any(|o| same(o, &node)))
             }
             Err(_) => false,
+        }
+    }
+
+    /// As [`is_still`](Self::is_still), whatever the mode is.
+    fn has_bytes(&self, path: &RelPath, expected: &BaseNode) -> Result<Option<Lease>, Differs> {
+        let [as_it_is, otherwise] = with_each_bit(expected);
+        match self.is_still(path, &as_it_is) {
+            Err(Differs::Changed) if expected.kind == NodeKind::File => {
+                self.is_still(path, &otherwise)
+            }
+            done => done,
         }
     }
 
     /// Removes a temporary name. If it has anything but `known` bytes, they are kept first.
     pub(super) fn discard(&mut self, temp: &RelPath, target: &RelPath, known: &[&BaseNode]) {
         for known in known {
-            match self.patiently(|| self.is_still(temp, known)) {
+            match self.patiently(|| self.has_bytes(temp, known)) {
                 Ok(lease) => {
                     let gone = self.host.unlink(temp);
                     match (gone, lease) {

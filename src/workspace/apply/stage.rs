@@ -22,6 +22,12 @@ pub(super) enum StageError {
     /// `changes.tar` no longer has what arrived.
     #[error("changes.tar no longer holds what arrived from the container")]
     Damaged,
+    /// No symbolic link can be made.
+    #[error(
+        "it cannot be written: the file system does not hold symbolic links, or this user may not \
+         make one there"
+    )]
+    NoLinks,
 }
 
 impl From<Errno> for StageError {

@@ -31,6 +31,9 @@ use crate::workspace::NodeKind;
 use crate::workspace::change::{BaseNode, NewNode, PreImage};
 use crate::workspace::host::Host;
 
+/// What is wrong where a mode is set without an error and without an effect.
+pub(super) const NO_MODE: &str = "the file system does not hold the executable bit";
+
 /// A step that was taken.
 #[derive(Debug)]
 pub(super) enum Done {
@@ -191,9 +194,7 @@ impl Work {
         let (Some(new), Some(staged)) = (&op.new, &op.staged) else { return Ok(()) };
         match self.host.rename_new(staged, &op.path) {
             Ok(()) => {}
-            Err(Errno::NOENT | Errno::NOTDIR) => {
-                return Err(Stop::conflict("its directory is gone on the host"));
-            }
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(self.no_way_to(&op.path)),
             Err(error) => return Err(error.into()),
         }
         self.touched.insert(staged.clone());
@@ -207,15 +208,31 @@ impl Work {
         match self.host.make_directory(&op.path) {
             Ok(()) => self.done.push(Done::Made { target: op.path.clone() }),
             Err(Errno::EXIST) if self.host.directory(Some(&op.path)).is_ok() => return Ok(()),
-            Err(Errno::NOENT | Errno::NOTDIR) => {
-                return Err(Stop::conflict("its directory is gone on the host"));
-            }
+            Err(Errno::NOENT | Errno::NOTDIR) => return Err(self.no_way_to(&op.path)),
             Err(error) => return Err(error.into()),
         }
         if let Some(was) = &op.restore {
             attributes::restore(self.host.directory(Some(&op.path))?, was)?;
         }
         Ok(())
+    }
+
+    /// Why there is nothing at a path that something was to be added at.
+    fn no_way_to(&self, path: &RelPath) -> Stop {
+        match self.host.directory(path.parent().as_ref()) {
+            // Some file systems say so of a name that they do not take.
+            Ok(_) => Errno::INVAL.into(),
+            Err(_) => Stop::conflict("its directory is gone on the host"),
+        }
+    }
+
+    /// Whether what is at a path is something that was added before under another name: in another
+    /// spelling, where that is the same name.
+    pub(super) fn has_added_as(&self, path: &RelPath) -> bool {
+        self.done.iter().any(|done| match done {
+            Done::Added { target, .. } | Done::Made { target } => self.host.are_one(target, path),
+            _ => false,
+        })
     }
 
     /// Sets or clears the executable bit.
@@ -234,6 +251,9 @@ impl Work {
         point();
         fchmod(&file, Mode::from_raw_mode(is))?;
         point();
+        if (fstat(&file)?.st_mode & 0o111 != 0) != (is & 0o111 != 0) {
+            return Err(Stop::Failed(io::Error::other(NO_MODE)));
+        }
         self.images.push((op.path.clone(), attributes::pre_image(&stat)));
         self.done.push(Done::Mode { target: op.path.clone(), was, is });
         Ok(())
@@ -350,7 +370,8 @@ impl Work {
                 continue;
             }
             if let Err(error) = self.host.unlink(temp)
-                && error != Errno::NOENT
+                // Where nothing may be written, that is said even of what is not there.
+                && !matches!(self.host.stat(temp), Err(Errno::NOENT))
             {
                 self.leave(temp, "cannot be removed", error);
             }

@@ -14,10 +14,10 @@ use super::plan::{self, Op, STAYS, Wanted};
 use super::record::Settled;
 use super::refusal::{SAME_NAME, refusal};
 use super::stage::{StageError, stage};
-use super::step::{Stop, Work};
+use super::step::{NO_MODE, Stop, Work};
 use super::{Applied, ApplyError, Conflict, Direction, OnConflict, Order, Parts, Point};
 use crate::path::RelPath;
-use crate::workspace::change::NewNode;
+use crate::workspace::change::{NewNode, executable};
 use crate::workspace::host::Host;
 use crate::workspace::{NodeKind, Workspace};
 
@@ -133,7 +133,7 @@ impl Transaction<'_> {
         let mut journal = Journal::begin(state, &intent)?;
         let ops = intent.ops;
         let mut work = Work::new(self.host.clone(), folder.join("kept"), before);
-        let ended = self.write(&mut work, &mut journal, &ops);
+        let ended = self.write(&mut work, &mut journal, wanted, &ops);
         let ended = match ended {
             Ok(settled) => {
                 let late = work.commit();
@@ -169,20 +169,21 @@ impl Transaction<'_> {
         &mut self,
         work: &mut Work,
         journal: &mut Journal,
+        wanted: &Wanted<'_>,
         ops: &[Op],
     ) -> Result<Vec<Settled>, End> {
-        stage_all(self.host, ops, &self.order.archive)?;
+        let unheld = stage_all(self.host, ops, &self.order.archive)?;
         (self.at)(Point::Staged);
         flush(self.host, ops, true).map_err(|e| End::archive(&self.workspace.path, e))?;
         journal.mark(&Mark::Stepping)?;
-        let stays = steps(work, ops, self.at)?;
+        let stays = steps(work, wanted, ops, self.at)?;
         work.check().map_err(|(path, reason)| End::refused(&path, reason))?;
         (self.at)(Point::Checked);
         if let Some(before) = work.before.take() {
             let path = before.path().to_owned();
             before.finish().map_err(|error| End::archive(&path, error))?;
         }
-        let settled = settle(work, ops, &stays);
+        let settled = settle(work, ops, &stays, &unheld);
         journal.mark(&Mark::Committed(settled.clone()))?;
         Ok(settled)
     }
@@ -198,7 +199,24 @@ pub(super) fn without(mut settled: Vec<Settled>, late: &[(RelPath, String)]) -> 
 }
 
 /// What became of each operation once all steps are taken.
-fn settle(work: &mut Work, ops: &[Op], stays: &BTreeSet<RelPath>) -> Vec<Settled> {
+fn settle(
+    work: &mut Work,
+    ops: &[Op],
+    stays: &BTreeSet<RelPath>,
+    unheld: &BTreeSet<RelPath>,
+) -> Vec<Settled> {
+    let has = |op: &Op| {
+        let mut new = op.new.clone()?;
+        // What is there now is what an undo has to find.
+        new.executable ^= unheld.contains(&op.path);
+        Some(new)
+    };
+    if ops
+        .iter()
+        .any(|op| unheld.contains(&op.path) && op.new.as_ref().is_some_and(|n| n.executable))
+    {
+        work.notes.insert(format!("{NO_MODE}, so programs that were written there lack it"));
+    }
     let mut images: BTreeMap<RelPath, _> = std::mem::take(&mut work.images).into_iter().collect();
     let settled = ops.iter().map(|op| match stays.contains(&op.path) {
         true => Settled::refused(op.path.clone(), STAYS),
@@ -207,7 +225,7 @@ fn settle(work: &mut Work, ops: &[Op], stays: &BTreeSet<RelPath>) -> Vec<Settled
             done: true,
             reason: None,
             base: op.base.clone(),
-            new: op.new.clone(),
+            new: has(op),
             before: images.remove(&op.path),
         },
     });
@@ -215,9 +233,10 @@ fn settle(work: &mut Work, ops: &[Op], stays: &BTreeSet<RelPath>) -> Vec<Settled
 }
 
 /// Writes all new contents under their temporary names. Goes on where one is refused, so that all
-/// that are refused are told at once.
-fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<(), End> {
+/// that are refused are told at once. Gives the paths whose executable bit did not take.
+fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<BTreeSet<RelPath>, End> {
     let mut refused = BTreeMap::new();
+    let mut unheld = BTreeSet::new();
     let needs = ops.iter().any(|op| op.staged.is_some());
     let bytes = match needs {
         true => Some(File::open(archive).map_err(|e| End::archive(archive, e))?),
@@ -226,8 +245,14 @@ fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<(), End> {
     for op in ops {
         let (Some(new), Some(temp), Some(bytes)) = (&op.new, &op.staged, &bytes) else { continue };
         match stage_one(host, op, new, temp, bytes) {
-            Ok(()) => {}
+            Ok(true) => {}
+            Ok(false) => {
+                unheld.insert(op.path.clone());
+            }
             Err(StageError::Damaged) => return Err(End::archive(archive, StageError::Damaged)),
+            Err(error @ StageError::NoLinks) => {
+                refused.insert(op.path.clone(), error.to_string());
+            }
             Err(StageError::Io(error)) => {
                 let reason = match Errno::from_io_error(&error).map(Stop::from) {
                     Some(Stop::Conflict(reason)) => reason,
@@ -238,21 +263,26 @@ fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<(), End> {
         }
     }
     match refused.is_empty() {
-        true => Ok(()),
+        true => Ok(unheld),
         false => Err(End::Refused(refused)),
     }
 }
 
+/// Writes one path's new contents; gives whether the file has the executable bit that it should.
 fn stage_one(
     host: &Host,
     op: &Op,
     new: &NewNode,
     temp: &RelPath,
     bytes: &File,
-) -> Result<(), StageError> {
+) -> Result<bool, StageError> {
     if new.kind == NodeKind::Link {
         let target = new.target.as_ref().map_or(&b""[..], |target| &target.0);
-        return Ok(host.link(temp, target)?);
+        let made = host.link(temp, target).map(|()| true);
+        return made.map_err(|error| match error {
+            Errno::NOSYS | Errno::NOTSUP | Errno::PERM => StageError::NoLinks,
+            error => error.into(),
+        });
     }
     let old = match &op.base {
         Some(base) if base.kind == NodeKind::File && op.restore.is_none() => {
@@ -260,8 +290,8 @@ fn stage_one(
         }
         _ => None,
     };
-    stage(host, op, new, temp, bytes, old.as_ref())?;
-    Ok(())
+    let file = stage(host, op, new, temp, bytes, old.as_ref())?;
+    Ok(executable(rustix::fs::fstat(&file)?.st_mode) == new.executable)
 }
 
 /// Brings what was done to the disk: the staged files if there are few, and the directories in
@@ -296,24 +326,46 @@ pub(super) fn flush(host: &Host, ops: &[Op], staged: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes every step; gives the directories that stay, since they have what is no part of it.
-fn steps(work: &mut Work, ops: &[Op], at: &mut dyn FnMut(Point)) -> Result<BTreeSet<RelPath>, End> {
+/// Takes every step; gives the directories that stay, since they have what is no part of it. Goes on
+/// where one is refused, with all that does not need it, so that all that are refused are told at
+/// once; the steps are undone then.
+fn steps(
+    work: &mut Work,
+    wanted: &Wanted<'_>,
+    ops: &[Op],
+    at: &mut dyn FnMut(Point),
+) -> Result<BTreeSet<RelPath>, End> {
     let mut stays = BTreeSet::new();
-    for op in plan::removals(ops) {
-        match work.remove(op) {
+    let mut refused = BTreeMap::new();
+    let mut idle = BTreeMap::new();
+    let removals = plan::removals(ops).map(|op| (op, "removed"));
+    for (op, verb) in removals.chain(plan::writes(ops).map(|op| (op, "written"))) {
+        if idle.contains_key(&op.path) {
+            continue;
+        }
+        let done = match verb {
+            "removed" => work.remove(op),
+            _ => step(work, op),
+        };
+        match done {
             Ok(()) => {}
             Err(Stop::StaysHome) if plan::may_stay(op) => {
                 stays.insert(op.path.clone());
             }
-            Err(stop) => return Err(stopped(work, stop, "removed", op)),
+            Err(stop) => match stopped(work, stop, verb, op) {
+                End::Refused(more) => {
+                    idle.extend(wanted.closure(&more));
+                    refused.extend(more);
+                }
+                end => return Err(end),
+            },
         }
         at(Point::Stepped);
     }
-    for op in plan::writes(ops) {
-        step(work, op).map_err(|stop| stopped(work, stop, "written", op))?;
-        at(Point::Stepped);
+    match refused.is_empty() {
+        true => Ok(stays),
+        false => Err(End::Refused(refused)),
     }
-    Ok(stays)
 }
 
 /// Writes one path, for which there is room.
@@ -333,8 +385,9 @@ fn stopped(work: &Work, stop: Stop, verb: &str, op: &Op) -> End {
         // Where upper and lower case are the same, another name of this very change set was first.
         Stop::Conflict(_)
             if op.base.is_none()
-                && work.host.stat(path).is_ok()
-                && matches!(work.host.is_spelled_so(path), Ok(false)) =>
+                && (matches!(work.host.is_spelled_so(path), Ok(false))
+                    || work.has_added_as(path))
+                && work.host.stat(path).is_ok() =>
         {
             End::refused(path, SAME_NAME)
         }
