@@ -170,6 +170,7 @@ fn common(one: &[u8], other: &[u8]) -> usize {
 /// What is known of the directories above a path, for paths that come in
 /// [tree order](RelPath::tree_order): each directory is asked about once, however many paths lie in
 /// it and however deep they are.
+#[cfg(any(feature = "host", feature = "intake"))]
 #[derive(Debug)]
 pub(crate) struct Above<'a, T> {
     last: &'a [u8],
@@ -177,6 +178,7 @@ pub(crate) struct Above<'a, T> {
     stack: Vec<(usize, T)>,
 }
 
+#[cfg(any(feature = "host", feature = "intake"))]
 impl<'a, T> Above<'a, T> {
     pub(crate) fn new() -> Self {
         Self { last: &[], stack: Vec::new() }
@@ -212,6 +214,7 @@ impl<'a, T> Above<'a, T> {
 
 /// The beginning of `bytes` as text that a person can read, however long they are and whatever is
 /// in them.
+#[cfg(any(feature = "host", feature = "intake"))]
 pub(crate) fn shown(bytes: &[u8]) -> String {
     const LONG: usize = 200;
     match bytes.len() > LONG {

@@ -45,11 +45,11 @@ pub(crate) fn run(workspace: &Workspace, app: &Path, runs: &Path, id: &str) -> R
     let received = receive(
         BufReader::with_capacity(1 << 16, File::open(&stream)?),
         &sent,
-        &ReceiveLimits::default(),
+        &ReceiveLimits::new(300_000, 2 << 30),
         &folder.join("changes.tar"),
     )?;
     fs::remove_file(stream)?;
-    let set = classify(&received, &sent, &Policy::new(&[])?);
+    let set = classify(received, &sent, &Policy::new(&[])?);
     fs::write(folder.join("changes.json"), serde_json::to_vec(&set)?)?;
     Ok(Run { id: id.to_owned(), folder, set })
 }

@@ -133,11 +133,11 @@ impl Place {
         work(&app);
         let folder = self.runs.join(&id);
         fs::create_dir(&folder).unwrap();
-        let (limits, policy) = (ReceiveLimits::default(), Policy::new(&[]).unwrap());
+        let (limits, policy) = (ReceiveLimits::new(300_000, 2 << 30), Policy::new(&[]).unwrap());
         let stream = collected(&app, &sent);
         let received = receive(&stream[..], &sent, &limits, &folder.join("changes.tar")).unwrap();
         fs::remove_dir_all(&app).unwrap();
-        let set = classify(&received, &sent, &policy);
+        let set = classify(received, &sent, &policy);
         fs::write(folder.join("changes.json"), serde_json::to_vec(&set).unwrap()).unwrap();
         Run { place: self, id, folder, set }
     }

@@ -154,6 +154,12 @@ fn embedded_repositories<'a>(changes: &'a [Change], snapshot: &Snapshot) -> Hash
     found
 }
 
+/// The index of a directory that is replaced, and how many changes lie below it.
+type Replaced = (usize, usize);
+
+/// The index of a new directory, and whether all in it is held only because git ignores it.
+type Emptied = (usize, bool);
+
 /// A change that others may lie below.
 struct Open {
     index: usize,
@@ -166,9 +172,8 @@ struct Open {
 
 /// Directories with something held in them that are replaced by what is no directory, each with how
 /// many changes lie below it; and new directories in which everything is held: the empty shell of
-/// one is nothing that anybody asked for. With the latter stands whether all of it is held only
-/// because git ignores it.
-fn look_below(changes: &[Change]) -> (Vec<(usize, usize)>, Vec<(usize, bool)>) {
+/// one is nothing that anybody asked for.
+fn look_below(changes: &[Change]) -> (Vec<Replaced>, Vec<Emptied>) {
     let (mut replaced, mut emptied) = (Vec::new(), Vec::new());
     let mut stack: Vec<Open> = Vec::new();
     let mut close = |stack: &mut Vec<Open>| {
