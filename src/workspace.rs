@@ -42,6 +42,7 @@ pub mod host;
 pub mod limits;
 #[cfg(feature = "host")]
 pub mod lock;
+#[cfg(feature = "host")]
 pub mod merge;
 pub mod receive;
 #[cfg(feature = "host")]
@@ -50,6 +51,7 @@ pub mod root;
 pub mod select;
 #[cfg(feature = "host")]
 pub mod send;
+#[cfg(feature = "host")]
 pub mod undo;
 
 /// A workspace that was found, checked and opened.
@@ -123,6 +125,7 @@ pub struct Snapshot {
     /// What became of `.git`.
     pub git: GitSent,
     /// Where a made `.git` began; `None` when none was made.
+    #[cfg(feature = "host")]
     pub git_base: Option<git::GitBase>,
     /// Regular files in `nodes`.
     pub files: u64,
