@@ -83,7 +83,8 @@ async fn an_edited_env_comes_back_and_a_new_one_is_one_call_away() {
     // Not by itself, and not with the rest.
     assert!(!server.workspace.join(".env.new").exists() && !server.workspace.join("conf").exists());
     let all = server.call("codex_run_apply", json!({"run_id": run_id})).await;
-    assert_eq!(all["files_changed"], json!([]), "{all}");
+    assert_eq!(all["error_kind"], "invalid_argument", "{all}");
+    assert!(all["error"].as_str().unwrap().contains("name them in paths"), "{all}");
     assert!(!server.workspace.join(".env.new").exists());
     // But by its path, with the directory that it needs.
     let applied = server

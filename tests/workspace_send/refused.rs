@@ -99,7 +99,7 @@ fn a_repository_in_the_tree_that_the_git_file_names_stays_home_whole() {
     write(&here, "notes", "n");
     let (sent, _) = stays(&here);
     assert_eq!(sent.files(), ["notes"]);
-    assert_eq!(sent.stayed(), [(".git", StayReason::Git), (".bare/", StayReason::Git)]);
+    assert_eq!(sent.stayed(), [(".bare/", StayReason::Git), (".git", StayReason::Git)]);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::job::result::{ApplyReport, DiffPage, MAX_LISTED, ResultMerge};
 use crate::job::{Orchestrator, Places, blocking};
 use crate::path::RelPath;
 use crate::workspace::apply::{OnConflict, Parts, apply};
-use crate::workspace::change::{ChangeSet, ChangeState, Hold};
+use crate::workspace::change::{Change, ChangeSet, ChangeState, Hold};
 use crate::workspace::git::commits::{Commits, bring_home};
 use crate::workspace::root::Roots;
 use crate::workspace::{diff, lock, merge};
@@ -172,11 +172,17 @@ pub(super) fn apply_now(
 fn check_wanted(set: &ChangeSet, wanted: &[RelPath]) -> Result<(), Failure> {
     let invalid = |sentence: String| Err(Failure::new(ErrorKind::InvalidArgument, sentence));
     let chosen = super::chosen(set, wanted)?;
-    if chosen.is_empty() {
+    if chosen.is_empty() && set.changes.is_empty() {
         return invalid("this run changed nothing; there is nothing to apply".into());
     }
     if chosen.iter().all(|change| change.state == ChangeState::Applied) {
+        let is_ignored = |change: &Change| change.hold == Some(Hold::Ignored);
         return invalid(match wanted {
+            [] if set.changes.iter().any(is_ignored) => {
+                "every change of this run is applied already; new files that git ignores are held \
+                 until you name them in paths"
+                    .into()
+            }
             [] => "every change of this run is applied already; there is nothing left to apply \
                    (codex_run_undo takes them back)"
                 .into(),
