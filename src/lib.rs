@@ -18,6 +18,20 @@
 //! the tree is at rest. `apply` needs no container, so the container is being reset while the
 //! host's files are written.
 //!
+//! Between `collect` and `record` only the host works:
+//!
+//! ```text
+//!  collect ─> receive ─> classify ─┬─> apply ─────────┬─> commits ─> record
+//!              checked    a change  │    ▲  journal,   │   refs/codex/…, the branch and the index
+//!              whole      or none   │    │  before.tar │
+//!                                   └─> held ──────────┘
+//!                                        │ ▲
+//!   codex_run_apply ─ (merge of text) ───┘ └── undo: codex_run_undo
+//! ```
+//!
+//! An apply that is interrupted leaves its journal; `workspace::apply::recover` brings it to an end
+//! before anything else reads or writes that workspace.
+//!
 //! # Words
 //!
 //! | word | means |
@@ -33,6 +47,8 @@
 //! | snapshot | what the workspace was when it was sent |
 //! | change set | what differs from the snapshot after the run, with the bytes |
 //! | held | a change set, or part of one, kept in the run folder and not applied |
+//! | kept | build state in ignored directories that stays in a container for the same workspace |
+//! | turn | the lock of a workspace: shared to read it, alone to write it |
 //! | gateway | the host side of the model path; the only place that knows a credential of ours |
 //!
 //! # Invariants
@@ -47,7 +63,8 @@
 //!    Every container carries our labels.
 //! 6. No running container outlives its orchestrator: the stream's EOF is the switch.
 //! 7. The user's files are written only by `workspace/apply`, only after the change set arrived
-//!    whole and was checked, and no byte that the user wrote is destroyed unseen.
+//!    whole and was checked, and no byte that the user wrote is destroyed unseen. A crash at any
+//!    point leaves what the journal needs to finish or undo.
 //! 8. Nothing that comes out of a container is trusted.
 //! 9. No credential of ours enters a container, a log, an error, a record or an argv.
 //! 10. Every wait has a deadline with a name and a setting; the error says which one ran out.

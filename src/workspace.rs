@@ -1,10 +1,21 @@
-//! The user's tree: which one, which of its files go into a container, and what it was when they
-//! went.
+//! The user's tree: which one, which of its files go into a container, what it was when they went,
+//! and how what comes back gets into it, and out of it again.
 //!
 //! ```text
 //!  Roots::resolve ─> Workspace ─> select (walk, git's rules) ─> send (tar, hashes) ─> Snapshot
-//!   repo, working_dir   a handle      which files travel          one stream            what went
+//!   repo, working_dir   a handle      which files travel          one stream             │ what went
+//!                                                                                        ▼
+//!      applied <── apply <── ChangeSet <── classify <── Received <── receive <── what a container has
+//!        │ ▲    journal, │      │ ▲ ▲     what it means,            checked whole
+//!        │ │    steps    │      │ │ └── merge: text that both sides changed, on demand
+//!        │ └─────────────│──────┘ │
+//!        └──── undo ─────┴─> held ┘
 //! ```
+//!
+//! [`lock`] gives turns: shared to select and send, alone to apply, undo and move a branch; who takes
+//! one first ends an apply that was interrupted ([`apply::recover`]). [`host`] is the only way to
+//! the files of the tree for what writes, [`conflict`] the pure decision for one path, [`git`] makes
+//! the `.git` that travels and brings commits home ([`git::commits`]).
 //!
 //! A workspace is opened once, as a directory handle, and everything here goes through that handle
 //! component by component without following a link, so that no rename or link made meanwhile leads

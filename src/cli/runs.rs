@@ -35,6 +35,9 @@ pub enum Command {
         run_id: String,
     },
     /// Write the held changes of a run to its workspace.
+    ///
+    /// Without PATHS all but those that wait for a person to decide (`runs show` has the reasons);
+    /// commits come along. Exit code 1 if a path could not be written; `runs undo` takes it back.
     Apply {
         /// The run id, or `latest`.
         run_id: String,
@@ -50,8 +53,8 @@ pub enum Command {
     },
     /// Take back what a run changed in its workspace.
     ///
-    /// What was edited since stays as it is and is named. The changes are held then, and `runs
-    /// apply` applies them again.
+    /// What was edited since stays as it is and is named (exit code 1). The changes are held then,
+    /// and `runs apply` applies them again.
     Undo {
         /// The run id, or `latest`.
         run_id: String,

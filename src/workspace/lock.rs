@@ -226,6 +226,10 @@ mod tests {
                 assert!(began.elapsed() < Duration::from_secs(10), "the gate never closed");
                 thread::yield_now();
             }
+            // It stays closed, not only while the writer looks.
+            for _ in 0..100 {
+                assert!(shared(dir.path(), KEY, Duration::ZERO).is_err());
+            }
             assert!(!writer.is_finished());
             drop(first);
             let written = writer.join().unwrap().unwrap();

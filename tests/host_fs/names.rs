@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use mcp_codex_orchestrator::workspace::apply::OnConflict;
+
 use crate::ground::{Ground, Mounted, alone};
 use crate::need;
 use crate::place::{Place, link, write};
@@ -63,8 +65,7 @@ fn a_new_directory_is_no_other_spelling_of_one_that_is_there() {
     });
 }
 
-/// Whichever comes first is there; the other one is held. (On NTFS the kernel remembers for a second
-/// that there was no `two`, and the driver shows `Two` as that.)
+/// Whichever comes first is there; the other one is held.
 #[test]
 fn of_two_new_names_that_are_one_only_one_is_applied() {
     need!(Ground::Exfat);
@@ -80,6 +81,26 @@ fn of_two_new_names_that_are_one_only_one_is_applied() {
         run.is_refused(&[("two", SAME)]);
         assert_eq!(place.text("Two"), "large");
         assert_eq!(place.text("a"), "2");
+    });
+}
+
+/// On NTFS the kernel remembers for a second that there was no `two`, and the driver shows `Two` as
+/// that. Only what was just added tells that they are one.
+#[test]
+fn of_two_new_names_the_second_is_known_by_the_first_that_was_added() {
+    need!(Ground::Ntfs);
+    alone(|dir| {
+        let mount = Mounted::new(Ground::Ntfs, &dir.join("m"));
+        let place = Place::new(mount.path(), dir);
+        let mut run = place.codex(|app| {
+            write(app, "two", "small");
+            write(app, "Two", "large");
+        });
+        run.apply(OnConflict::HoldConflicting).unwrap();
+        let held = run.held();
+        assert_eq!(held.keys().collect::<Vec<_>>(), ["two"]);
+        assert!(held["two"].contains(SAME), "{held:?}");
+        assert_eq!(place.text("Two"), "large");
     });
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, and figures")]
 
 mod attack;
+mod collected;
 mod harness;
 mod kept;
 mod life;

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use mcp_codex_orchestrator::failure::ErrorKind;
 use mcp_codex_orchestrator::path::RelPath;
+use mcp_codex_orchestrator::workspace::conflict::HostNow;
+use mcp_codex_orchestrator::workspace::host::{Host, Looking};
 use mcp_codex_orchestrator::workspace::root::open_unchecked;
 use mcp_codex_orchestrator::workspace::send::{SendError, send};
 use mcp_codex_orchestrator::workspace::{Snapshot, StayReason, StayedHome};
@@ -112,6 +114,54 @@ fn a_log_that_only_grows_travels_as_far_as_it_was_read_twice() {
     assert_eq!(node.hash, Some(*blake3::hash(&bytes).as_bytes()));
     assert!(bytes.len() < fs::read(tree.path().join("log")).unwrap().len());
     assert!(snapshot.stayed_home.is_empty());
+}
+
+/// Grows a file until so many bytes of the stream were taken, and then lets it rest.
+struct Grower<'a>(Vec<u8>, &'a mut fs::File, usize);
+
+impl Write for Grower<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.0.len() < self.2 {
+            self.1.write_all(b"more\n")?;
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The last reading is of a part of a file that holds still by then, so its times would say that
+/// what was sent is what is there.
+#[test]
+fn a_log_of_which_a_part_was_sent_is_never_taken_for_unchanged() {
+    const SIZE: usize = 2_000_000;
+    let tree = Tree::new();
+    tree.write("log", vec![b'x'; SIZE]);
+    let mut log = fs::OpenOptions::new().append(true).open(tree.path().join("log")).unwrap();
+    let workspace = open_unchecked(tree.path()).unwrap();
+    // It grows through four readings of six and a half.
+    let mut out = Grower(Vec::new(), &mut log, 4 * SIZE + SIZE / 2);
+    let mut snapshot = send(&workspace, &rules(), &mut out).unwrap();
+    assert!(out.0.len() > 6 * SIZE, "it was read less than six times");
+    let path = RelPath::new("log").unwrap();
+    let now = fs::metadata(tree.path().join("log")).unwrap();
+    let node = &snapshot.nodes[&path];
+    assert!((SIZE as u64..now.len()).contains(&node.size), "{} of {}", node.size, now.len());
+    assert_ne!(node.mtime, (now.mtime(), u32::try_from(now.mtime_nsec()).unwrap()));
+    assert_ne!(node.ctime, (now.ctime(), u32::try_from(now.ctime_nsec()).unwrap()));
+    // Not even if its times were from long before.
+    snapshot.taken = (i64::MAX, 0);
+    let base = snapshot.base(&path).unwrap();
+    assert!(base.stamp.is_some());
+    let host = Host::of(&workspace);
+    let HostNow::Node(found) = Looking::at(&host).look(&path, Some(&base)).unwrap() else {
+        panic!("the log is there");
+    };
+    assert_eq!(found.size, now.len());
+    assert_ne!(found.hash, base.hash);
 }
 
 #[test]

@@ -387,3 +387,61 @@ fn merge(
 fn number(index: usize) -> Option<CString> {
     CString::new(index.to_string()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    use super::*;
+
+    /// One path was kept, in a directory that is for its owner alone.
+    fn aside(root: &Path) -> Aside {
+        let place = root.join("aside");
+        std::fs::create_dir(&place).unwrap();
+        std::fs::set_permissions(&place, PermissionsExt::from_mode(0o700)).unwrap();
+        std::fs::create_dir(place.join("0")).unwrap();
+        Aside {
+            name: c"aside".into(),
+            directory: std::fs::File::open(place).unwrap().into(),
+            kept: vec![Kept { path: b"target".to_vec(), is_directory: true, bytes: 0 }],
+        }
+    }
+
+    #[test]
+    fn what_was_kept_is_proved_only_as_it_was_left() {
+        let proved = |change: &dyn Fn(&Path)| {
+            let root = tempfile::tempdir().unwrap();
+            let aside = aside(root.path());
+            change(root.path());
+            aside.is_proved(std::fs::File::open(root.path()).unwrap().as_fd())
+        };
+        let mode = |root: &Path, mode| {
+            std::fs::set_permissions(root.join("aside"), PermissionsExt::from_mode(mode)).unwrap();
+        };
+        // Only what is root's can be proved at all.
+        let is_root = rustix::process::geteuid().is_root();
+        assert_eq!(proved(&|_| {}), is_root);
+        let changes: [(&str, &dyn Fn(&Path)); 7] = [
+            ("open to others", &|root| mode(root, 0o755)),
+            ("with a bit more", &|root| mode(root, 0o1700)),
+            ("gone", &|root| {
+                std::fs::remove_dir_all(root.join("aside")).unwrap();
+            }),
+            ("another one", &|root| {
+                std::fs::rename(root.join("aside"), root.join("away")).unwrap();
+                std::fs::create_dir(root.join("aside")).unwrap();
+            }),
+            ("with more in it", &|root| std::fs::write(root.join("aside/1"), "").unwrap()),
+            ("with less in it", &|root| std::fs::remove_dir(root.join("aside/0")).unwrap()),
+            ("somebody else's", &|root| {
+                if is_root {
+                    std::os::unix::fs::chown(root.join("aside"), Some(1000), None).unwrap();
+                }
+            }),
+        ];
+        for (what, change) in changes {
+            assert!(!proved(change), "{what}");
+        }
+    }
+}
