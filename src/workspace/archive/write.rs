@@ -99,6 +99,13 @@ impl TarWriter {
         Ok(())
     }
 
+    /// Brings everything written so far to the disk, as an archive that is whole if nothing follows.
+    pub(in crate::workspace) fn secure(&mut self) -> io::Result<()> {
+        self.out.flush()?;
+        self.out.get_ref().write_all_at(&END, self.at)?;
+        self.out.get_ref().sync_data()
+    }
+
     /// Ends the archive and gives its file; nothing is flushed to the disk.
     pub(in crate::workspace) fn finish(mut self) -> io::Result<File> {
         self.write_all(&END)?;
