@@ -391,6 +391,21 @@ fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, RecordError
 
 /// Writes beside and renames, so that a reader sees the old file, the new one, or none.
 pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
+    write_json_and(path, value, |_| Ok(()))
+}
+
+/// The same, and it is on the disk when this returns.
+pub(crate) fn write_json_to_disk<T: Serialize>(path: &Path, value: &T) -> Result<(), RecordError> {
+    write_json_and(path, value, |file| file.sync_data())?;
+    let folder = path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all());
+    folder.map_err(|source| io_error("written", path, source))
+}
+
+fn write_json_and<T: Serialize>(
+    path: &Path,
+    value: &T,
+    then: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<(), RecordError> {
     let mut bytes = serde_json::to_vec_pretty(value)
         .map_err(|source| RecordError::Damaged { path: path.to_owned(), source })?;
     bytes.push(b'\n');
@@ -400,7 +415,7 @@ pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), Rec
         .create_new(true)
         .mode(0o600)
         .open(&beside)
-        .and_then(|mut file| file.write_all(&bytes))
+        .and_then(|mut file| file.write_all(&bytes).and_then(|()| then(&file)))
         .and_then(|()| fs::rename(&beside, path));
     written.map_err(|source| {
         let _ = fs::remove_file(&beside);

@@ -3,8 +3,8 @@
 //! ```text
 //!  within runs.keep, runs.max_bytes and runs.keep_for ─────────────────────> stays
 //!  over ── may go on, is in use, or waits to be recovered ─────────────────> stays
-//!       ── younger than keep_for, with changes that are held, or with what
-//!          the workspace had before (for an undo) ─────────────────────────> slim: its logs go
+//!       ── made, applied or taken back less than keep_for ago, with changes
+//!          that are held, or with what the workspace had before (for an undo) > slim: its logs go
 //!       ── else ───────────────────────────────────────────────────────────> goes
 //! ```
 //!
@@ -34,6 +34,8 @@ const EMPTY_ARCHIVE: u64 = 1024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Candidate {
     age: Duration,
+    /// Since its changes were last applied or taken back.
+    settled: Duration,
     bytes: u64,
     /// Bytes of what nobody needs to apply or undo it: its logs.
     logs: u64,
@@ -47,7 +49,7 @@ struct Candidate {
 
 impl Candidate {
     fn may_go(&self, rules: &RunsConfig) -> bool {
-        !self.goes_on && !((self.held || self.before) && self.age < rules.keep_for)
+        !self.goes_on && !((self.held || self.before) && self.settled < rules.keep_for)
     }
 }
 
@@ -130,11 +132,13 @@ pub fn prune(runs: &Path, state: &Path, rules: &RunsConfig) -> Result<Pruned, Re
 }
 
 fn candidate(record: &Record, state: &Path, now: SystemTime) -> Candidate {
-    let modified = fs::metadata(record.request_json())
-        .or_else(|_| fs::metadata(record.folder()))
-        .and_then(|found| found.modified())
-        .unwrap_or(now);
-    let age = now.duration_since(modified).unwrap_or_default();
+    let since = |path: &Path| {
+        let modified = fs::symlink_metadata(path).and_then(|found| found.modified()).ok()?;
+        Some(now.duration_since(modified).unwrap_or_default())
+    };
+    let age = since(&record.request_json()).or_else(|| since(record.folder())).unwrap_or_default();
+    let kept = [record.changes_json(), record.before_tar(), record.kept()];
+    let settled = kept.iter().filter_map(|path| since(path)).chain([age]).min().unwrap_or(age);
     let result = record.result();
     let held = match &result {
         Ok(Some(result)) => {
@@ -155,6 +159,7 @@ fn candidate(record: &Record, state: &Path, now: SystemTime) -> Candidate {
         };
     Candidate {
         age,
+        settled,
         bytes: bytes_of(record.folder()),
         logs: logs(record).iter().map(|log| size(log)).sum(),
         goes_on,

@@ -17,9 +17,10 @@ fn rules(keep: usize, keep_for: u64, max_bytes: u64) -> RunsConfig {
 }
 
 fn candidates() -> impl Strategy<Value = Candidate> {
-    (0_u64..200_000, 0_u64..100, 0_u64..50, any::<(bool, bool, bool)>()).prop_map(
-        |(age, rest, logs, (goes_on, held, before))| Candidate {
+    (0_u64..200_000, 0_u64..100, 0_u64..50, any::<(bool, bool, bool)>(), 0..200_000_u64).prop_map(
+        |(age, rest, logs, (goes_on, held, before), settled)| Candidate {
             age: Duration::from_secs(age),
+            settled: Duration::from_secs(settled.min(age)),
             bytes: logs + rest,
             logs,
             goes_on,
@@ -46,10 +47,11 @@ proptest! {
             match fate {
                 Fate::Goes => {
                     prop_assert!(!candidate.goes_on);
-                    prop_assert!(!only_copy || !young);
+                    prop_assert!(!only_copy || candidate.settled >= rules.keep_for);
                 }
                 Fate::Slim => {
-                    prop_assert!(!candidate.goes_on && only_copy && young);
+                    prop_assert!(!candidate.goes_on && only_copy);
+                    prop_assert!(candidate.settled < rules.keep_for);
                     bytes += candidate.bytes - candidate.logs;
                     left += 1;
                 }
@@ -146,6 +148,29 @@ fn what_an_undo_needs_stays_and_so_does_what_was_taken_back() {
     // Past keep_for all of them go.
     prune(runs, runs, &rules(9, 0, 1 << 30)).unwrap();
     assert!(left(runs).is_empty());
+}
+
+/// What was held is applied, or taken back, long after the run.
+#[test]
+fn the_time_of_a_pre_image_counts_and_not_that_of_its_run() {
+    let runs = tempfile::tempdir().unwrap();
+    let runs = runs.path();
+    let ids = [ChangesState::Applied; 3].map(|state| ended(runs, state));
+    let at = |id: &str| Record::open(runs, id).unwrap();
+    let old = SystemTime::now() - Duration::from_secs(2000);
+    let set_old = |path: &Path| {
+        fs::File::options().write(true).open(path).and_then(|file| file.set_modified(old)).unwrap();
+    };
+    for id in &ids {
+        fs::write(at(id).before_tar(), [1; 2048]).unwrap();
+        set_old(&at(id).request_json());
+    }
+    set_old(&at(&ids[0]).before_tar());
+    set_old(&at(&ids[2]).before_tar());
+    fs::write(at(&ids[2]).changes_json(), "{}").unwrap();
+    let pruned = prune(runs, runs, &rules(9, 1000, 1 << 30)).unwrap();
+    assert_eq!(pruned.removed, [ids[0].clone()]);
+    assert_eq!(pruned.slimmed, [ids[2].clone(), ids[1].clone()]);
 }
 
 #[test]

@@ -29,6 +29,8 @@ pub(in crate::workspace) mod kill;
 mod kill_tests;
 mod lease;
 mod look;
+#[cfg(test)]
+mod misfortune_tests;
 mod plan;
 #[cfg(test)]
 mod properties;
@@ -86,7 +88,8 @@ pub struct Applied {
     pub notes: Vec<String>,
 }
 
-/// Why a change set could not be applied. The workspace is as before.
+/// Why a change set could not be applied. The workspace is as before, but for
+/// [`Unrecorded`](Self::Unrecorded).
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The host refused.
@@ -109,6 +112,22 @@ pub enum ApplyError {
         /// What could not be put right after it.
         left: Vec<String>,
     },
+    /// Everything was written, only the run's folder does not say so yet. The journal does, so the
+    /// next turn to use the workspace records it.
+    #[error(
+        "the changes are {done}, but {path} cannot be written: {reason}; make room there or make it \
+         writable: the next call that uses the workspace records them{}", tail(.left)
+    )]
+    Unrecorded {
+        /// What was done: "applied" or "taken back".
+        done: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+        /// What could not be put right besides.
+        left: Vec<String>,
+    },
     /// A file of the run's folder is gone, damaged or cannot be written.
     #[error("cannot use {path}: {reason}{}", tail(.left))]
     Archive {
@@ -127,13 +146,14 @@ fn tail(left: &[String]) -> String {
 
 impl From<ApplyError> for Failure {
     fn from(error: ApplyError) -> Self {
-        Self::new(
-            ErrorKind::ApplyFailed,
-            format!(
+        let sentence = match error {
+            ApplyError::Unrecorded { .. } => error.to_string(),
+            error => format!(
                 "the change set could not be applied, {error}; it is held, mend this and call \
                  codex_run_apply"
             ),
-        )
+        };
+        Self::new(ErrorKind::ApplyFailed, sentence)
     }
 }
 
@@ -291,7 +311,12 @@ pub(super) fn transact_at(
     let changed = !settled.is_empty();
     record(set, order.direction, settled);
     if changed {
-        save(set, order.parts.folder).map_err(|error| error.with_left(&applied))?;
+        let done = match (&journal, order.direction) {
+            (None, _) => None,
+            (Some(_), Direction::Apply) => Some("applied"),
+            (Some(_), Direction::Undo) => Some("taken back"),
+        };
+        save(set, order.parts.folder, done).map_err(|error| error.with_left(&applied))?;
     }
     // Only now: what is to be known of it is in the run's folder.
     if let Some(Err(error)) = journal.map(Journal::end) {
@@ -300,13 +325,16 @@ pub(super) fn transact_at(
     Ok(applied)
 }
 
-fn save(set: &ChangeSet, folder: &Path) -> Result<(), ApplyError> {
+/// `done`: what the workspace has already.
+fn save(set: &ChangeSet, folder: &Path, done: Option<&'static str>) -> Result<(), ApplyError> {
     let path = folder.join("changes.json");
     kill::point();
-    crate::record::write_json(&path, set).map_err(|error| ApplyError::Archive {
-        path,
-        reason: with_causes(&error),
-        left: Vec::new(),
+    crate::record::write_json_to_disk(&path, set).map_err(|error| {
+        let (reason, left) = (with_causes(&error), Vec::new());
+        match done {
+            Some(done) => ApplyError::Unrecorded { done, path, reason, left },
+            None => ApplyError::Archive { path, reason, left },
+        }
     })
 }
 
@@ -322,7 +350,10 @@ impl ApplyError {
             .iter()
             .map(|kept| format!("an earlier version of {} is {}", kept.path, kept.file.display()));
         match &mut self {
-            Self::Host { left, .. } | Self::Archive { left, .. } | Self::Journal { left, .. } => {
+            Self::Host { left, .. }
+            | Self::Archive { left, .. }
+            | Self::Journal { left, .. }
+            | Self::Unrecorded { left, .. } => {
                 *left = applied.notes.iter().cloned().chain(kept).collect();
             }
         }

@@ -1,6 +1,6 @@
 //! The calls that come back for the changes of a run after its end: look at them, apply them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::failure::{ErrorKind, Failure};
 use crate::job::call::{ApplyCall, Conflicts, DiffCall};
@@ -90,8 +90,8 @@ pub(super) fn apply_now(
     if !commits_wait {
         check_wanted(&set, &wanted)?;
     }
-    let before: Vec<RelPath> = applied_paths(&set).cloned().collect();
-    let ignored: Vec<RelPath> = with_hold(&set, Hold::Ignored);
+    let before: BTreeSet<RelPath> = applied_paths(&set).cloned().collect();
+    let ignored: BTreeSet<RelPath> = with_hold(&set, Hold::Ignored);
     set.allow(&wanted);
     let on_conflict = match call.on_conflict {
         Some(Conflicts::HoldAll) => OnConflict::HoldAll,
@@ -115,12 +115,11 @@ pub(super) fn apply_now(
             put_back = true;
         }
     }
-    if put_back {
-        files.save(&set)?;
-    }
+    let saved = if put_back { files.save(&set) } else { Ok(()) };
     let applied = applied?;
-    let files_changed: Vec<RelPath> =
-        applied_paths(&set).filter(|path| !before.contains(path)).cloned().collect();
+    saved?;
+    let files_changed: BTreeSet<RelPath> =
+        applied_paths(&set).filter(|path| !before.contains(*path)).cloned().collect();
     let mut conflicts = conflicts(&applied, &set);
     for conflict in &mut conflicts {
         if let Some(why) = merges.refused.get(&conflict.path) {
@@ -195,7 +194,7 @@ fn check_wanted(set: &ChangeSet, wanted: &[RelPath]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn with_hold(set: &ChangeSet, hold: Hold) -> Vec<RelPath> {
+fn with_hold(set: &ChangeSet, hold: Hold) -> BTreeSet<RelPath> {
     let held = set.changes.iter().filter(|change| change.hold == Some(hold));
     held.map(|change| change.path.clone()).collect()
 }

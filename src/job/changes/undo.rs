@@ -95,10 +95,11 @@ fn check_applied(set: &ChangeSet, wanted: &[crate::path::RelPath]) -> Result<(),
 }
 
 fn failed(error: ApplyError) -> Failure {
-    Failure::new(
-        ErrorKind::ApplyFailed,
-        format!("the changes could not be taken back, {error}; mend this and call again"),
-    )
+    let sentence = match error {
+        ApplyError::Unrecorded { .. } => error.to_string(),
+        error => format!("the changes could not be taken back, {error}; mend this and call again"),
+    };
+    Failure::new(ErrorKind::ApplyFailed, sentence)
 }
 
 fn locked(error: LockError) -> Failure {

@@ -41,11 +41,6 @@ impl Before {
         Ok(Self { path: path.to_owned(), out, start })
     }
 
-    /// Where this apply begins to write.
-    pub(super) fn start(&self) -> u64 {
-        self.start
-    }
-
     /// Which file it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -92,7 +87,21 @@ impl Before {
     ///
     /// What the disk says.
     pub(super) fn finish(self) -> io::Result<()> {
-        self.out.finish()?.sync_data()
+        self.out.finish()?.sync_data()?;
+        // Its name too, if it is new.
+        match self.path.parent() {
+            Some(folder) if self.start == 0 => File::open(folder)?.sync_all(),
+            _ => Ok(()),
+        }
+    }
+
+    /// Brings what was kept so far to the disk, so that it can be let go of before the end.
+    ///
+    /// # Errors
+    ///
+    /// What the disk says.
+    pub(super) fn secure(&mut self) -> io::Result<()> {
+        self.out.secure()
     }
 
     /// Takes back what this apply wrote.
@@ -104,20 +113,6 @@ impl Before {
         self.out.rewind(self.start)?;
         self.out.finish().map(drop)
     }
-}
-
-/// Takes back what an apply that was interrupted wrote from `start` on.
-///
-/// # Errors
-///
-/// What the disk says.
-pub(super) fn cut(path: &Path, start: u64) -> io::Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let mut out = TarWriter::new(open(path)?);
-    out.rewind(start)?;
-    out.finish().map(drop)
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -38,6 +38,18 @@ pub enum JournalError {
         /// Why not.
         source: io::Error,
     },
+    /// An apply was finished, and the folder of its run cannot be told.
+    #[error(
+        "what an apply that was interrupted has done cannot be recorded in {} ({source}); make room \
+         there or make it writable, so that the run can be undone, and call again",
+        folder.display()
+    )]
+    Unrecorded {
+        /// The run's folder.
+        folder: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// It is not what was written.
     #[error(
         "the journal {} is damaged ({reason}), so an apply that was interrupted cannot be finished \
@@ -66,9 +78,6 @@ pub(super) struct Intent {
     pub(super) run: String,
     pub(super) folder: PathBuf,
     pub(super) direction: Direction,
-    /// How long `before.tar` was, if this apply writes there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) before: Option<u64>,
     pub(super) ops: Vec<Op>,
 }
 
@@ -78,7 +87,6 @@ impl Intent {
         run: &str,
         folder: &Path,
         direction: Direction,
-        before: Option<u64>,
         ops: Vec<Op>,
     ) -> Self {
         Self {
@@ -89,7 +97,6 @@ impl Intent {
             run: run.to_owned(),
             folder: folder.to_owned(),
             direction,
-            before,
             ops,
         }
     }

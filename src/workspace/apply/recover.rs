@@ -14,7 +14,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,18 +23,17 @@ use std::time::Duration;
 use rustix::fs::fstat;
 use rustix::io::Errno;
 
-use super::Direction;
-use super::before::cut;
 use super::journal::{self, Found, Intent, JournalError, Mark};
 use super::kill::point;
 use super::plan::{Op, removals, writes};
 use super::record::{Settled, record};
 use super::step::{Displaced, Done, Work, as_base, new_mode};
 use super::transaction::{flush, step, without};
+use super::{Direction, with_causes};
 use crate::path::RelPath;
 use crate::workspace::change::{BaseNode, ChangeSet};
 use crate::workspace::conflict::{HostNow, same};
-use crate::workspace::host::Host;
+use crate::workspace::host::{Host, hash};
 use crate::workspace::lock;
 use crate::workspace::{NodeKind, Workspace, WorkspaceKey};
 
@@ -55,7 +54,8 @@ pub fn is_pending(state: &Path, workspace: &Workspace) -> Result<bool, JournalEr
 ///
 /// # Errors
 ///
-/// A journal is damaged or cannot be read; nothing was touched then.
+/// A journal is damaged or cannot be read; nothing was touched then. Or what was finished cannot be
+/// recorded in the run's folder; it is tried again with the next turn.
 pub fn recover(state: &Path, workspace: &Workspace) -> Result<Vec<String>, JournalError> {
     let pending = pending(state, workspace)?;
     journal::sweep(state, workspace.key);
@@ -173,23 +173,32 @@ fn recover_one(host: &Host, found: Found) -> Result<String, JournalError> {
     let mut work = Work::new(host.clone(), intent.folder.join("kept"), None);
     let undone = !matches!(mark, Some(Mark::Committed(_)));
     let settled = match mark {
-        Some(Mark::Committed(settled)) => finish(&mut work, &intent.ops, settled),
+        Some(Mark::Committed(settled)) => finish(&mut work, &intent, settled),
         Some(Mark::Stepping) => put_all_back(&mut work, &intent),
         None => {
             unstage(&mut work, &intent.ops);
             held(&intent)
         }
     };
+    work.tell_gone(&intent.ops);
     if let Err(error) = flush(host, &intent.ops, false) {
         tracing::warn!(%error, "the disk did not confirm what was recovered");
     }
     let sentence = sentence(&intent, undone, &work);
     tracing::warn!(run = %intent.run, workspace = %intent.workspace.display(), "{sentence}");
     if intent.folder.is_dir() {
-        // Neither is needed for the user's files, so neither keeps the workspace from being used.
-        if let Err(error) = save(&intent, settled) {
-            tracing::error!(folder = %intent.folder.display(), %error, "not recorded");
+        match save(&intent, settled) {
+            Ok(()) => {}
+            // Without it nobody could undo what was applied, so the journal, which knows, stays.
+            Err(SaveError::Write(source)) if !undone => {
+                let folder = intent.folder.clone();
+                return Err(JournalError::Unrecorded { folder, source });
+            }
+            Err(SaveError::Write(error) | SaveError::Read(error)) => {
+                tracing::error!(folder = %intent.folder.display(), %error, "not recorded");
+            }
         }
+        // Not needed for the user's files.
         if let Err(error) = note(&intent.folder, &sentence) {
             tracing::error!(folder = %intent.folder.display(), %error, "not recorded");
         }
@@ -211,7 +220,7 @@ fn sentence(intent: &Intent, undone: bool, work: &Work) -> String {
         format!("the server was ended while files of run {} were written; {what}", intent.run);
     for kept in &work.kept {
         let (path, file) = (&kept.path, kept.file.display());
-        sentence.push_str(&format!("; what was saved at {path} meanwhile is in {file}"));
+        sentence.push_str(&format!("; an earlier version of {path} is in {file}"));
     }
     for left in &work.left {
         sentence.push_str("; ");
@@ -228,12 +237,22 @@ fn held(intent: &Intent) -> Vec<Settled> {
     intent.ops.iter().map(|op| Settled::refused(op.path.clone(), because)).collect()
 }
 
-fn save(intent: &Intent, settled: Vec<Settled>) -> io::Result<()> {
+/// Why a run's folder was not told.
+enum SaveError {
+    /// It does not know its changes any more, so there is nothing to tell.
+    Read(io::Error),
+    Write(io::Error),
+}
+
+fn save(intent: &Intent, settled: Vec<Settled>) -> Result<(), SaveError> {
     let path = intent.folder.join("changes.json");
-    let mut set: ChangeSet = serde_json::from_slice(&fs::read(&path)?)?;
+    let bytes = fs::read(&path).map_err(SaveError::Read)?;
+    let mut set: ChangeSet =
+        serde_json::from_slice(&bytes).map_err(|error| SaveError::Read(error.into()))?;
     record(&mut set, intent.direction, settled);
     point();
-    crate::record::write_json(&path, &set).map_err(io::Error::other)
+    crate::record::write_json_to_disk(&path, &set)
+        .map_err(|error| SaveError::Write(io::Error::other(with_causes(&error))))
 }
 
 /// Adds a sentence, once.
@@ -301,11 +320,7 @@ fn put_all_back(work: &mut Work, intent: &Intent) -> Vec<Settled> {
             work.restore(aside, &op.path, base);
         }
     }
-    if let Some(start) = intent.before
-        && let Err(error) = cut(&intent.folder.join("before.tar"), start)
-    {
-        tracing::warn!(%error, "before.tar has more than was applied");
-    }
+    // What `before.tar` has got by now stays: it may be the only copy of what was saved over.
     held(intent)
 }
 
@@ -357,10 +372,11 @@ fn unwrite(work: &mut Work, op: &Op) {
 
 /// Takes what steps there are left, and lets go of what was displaced. What the user changed since
 /// the commit stays, and is no longer what was settled.
-fn finish(work: &mut Work, ops: &[Op], settled: Vec<Settled>) -> Vec<Settled> {
+fn finish(work: &mut Work, intent: &Intent, settled: Vec<Settled>) -> Vec<Settled> {
+    let unkept = unkept(intent, &settled);
     let done: BTreeSet<RelPath> =
         settled.iter().filter(|s| s.done).map(|s| s.path.clone()).collect();
-    let ops: Vec<Op> = ops.iter().filter(|op| done.contains(&op.path)).cloned().collect();
+    let ops: Vec<Op> = intent.ops.iter().filter(|op| done.contains(&op.path)).cloned().collect();
     let mut late = Vec::new();
     for op in removals(&ops) {
         refinish_removal(work, op, &mut late);
@@ -370,7 +386,22 @@ fn finish(work: &mut Work, ops: &[Op], settled: Vec<Settled>) -> Vec<Settled> {
             refinish_write(work, op, &mut late);
         }
     }
+    let (alone, kept) = std::mem::take(&mut work.done).into_iter().partition(|done| match done {
+        Done::Replaced(displaced, _) | Done::Removed(displaced) => {
+            unkept.contains(&displaced.target)
+        }
+        _ => false,
+    });
+    work.done = kept;
     late.extend(work.commit());
+    for done in Vec::<Done>::into_iter(alone) {
+        if let Done::Replaced(Displaced { target, temp, .. }, _)
+        | Done::Removed(Displaced { target, temp, .. }) = done
+        {
+            // The only copy there is, so it is kept as what nobody knows is.
+            work.discard(&temp, &target, &[]);
+        }
+    }
     for op in &ops {
         if let (Some(temp), Some(new)) = (&op.staged, &op.new)
             && matches!(look(work, temp, &as_base(new)), There::Ours)
@@ -379,6 +410,37 @@ fn finish(work: &mut Work, ops: &[Op], settled: Vec<Settled>) -> Vec<Settled> {
         }
     }
     without(settled, &late)
+}
+
+/// What was displaced and is not, or no longer, where it was kept: somebody removed or changed the
+/// run's folder.
+fn unkept(intent: &Intent, settled: &[Settled]) -> BTreeSet<RelPath> {
+    let name = match intent.direction {
+        Direction::Apply => "before.tar",
+        Direction::Undo => "changes.tar",
+    };
+    let archive = File::open(intent.folder.join(name)).ok();
+    let has_set = intent.folder.join("changes.json").is_file();
+    let is_kept = |settled: &Settled| match (&archive, intent.direction, &settled.base) {
+        (_, _, None) => true,
+        (_, _, Some(base)) if base.kind == NodeKind::Directory => true,
+        // Where it points is in the change set.
+        (_, _, Some(base)) if base.kind == NodeKind::Link => has_set,
+        (None, ..) => false,
+        (Some(_), Direction::Undo, _) => true,
+        (Some(archive), Direction::Apply, Some(base)) => {
+            settled.new.as_ref().is_some_and(|new| new.same_bytes(base))
+                || settled.before.as_ref().is_some_and(|before| has(archive, before.offset, base))
+        }
+    };
+    settled.iter().filter(|s| s.done && !is_kept(s)).map(|s| s.path.clone()).collect()
+}
+
+/// Whether an archive has the bytes of a file.
+fn has(mut archive: &File, offset: u64, base: &BaseNode) -> bool {
+    let bytes = archive.seek(SeekFrom::Start(offset)).map(|_| archive.take(base.size));
+    let found = bytes.and_then(|mut bytes| hash(&mut bytes, &mut io::sink()));
+    found.is_ok_and(|(size, hash)| size == base.size && Some(hash) == base.hash)
 }
 
 const SINCE: &str = "changed on the host while the server was down";

@@ -1,6 +1,7 @@
 //! What happens to things that were moved aside: putting them back, letting them go, and keeping
 //! what the user saved in the meantime.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -13,6 +14,7 @@ use rustix::io::Errno;
 use super::attributes;
 use super::before::KeepError;
 use super::lease::{Lease, LeaseError};
+use super::plan::Op;
 use super::step::{Kept, Stop, Work};
 use crate::path::RelPath;
 use crate::workspace::NodeKind;
@@ -100,8 +102,15 @@ impl Work {
     ) {
         let mut known = Vec::from_iter(ours);
         if self.images.iter().any(|(path, _)| path == target) {
-            self.before_counts |= self.before.is_some();
-            known.insert(0, base);
+            // Kept in an archive that is ended and on the disk, or not let go of.
+            let kept = match &mut self.before {
+                Some(before) => before.secure().is_ok(),
+                None => true,
+            };
+            if kept {
+                self.before_counts |= self.before.is_some();
+                known.insert(0, base);
+            }
         }
         self.discard(temp, target, &known);
     }
@@ -338,6 +347,33 @@ impl Work {
             }
         }
         look()
+    }
+
+    /// Says of the directories of temporary names that are gone what may be in them, wherever they
+    /// are now.
+    pub(super) fn tell_gone(&mut self, ops: &[Op]) {
+        let temps = ops.iter().flat_map(|op| [&op.staged, &op.aside]).flatten();
+        let mut seen = BTreeSet::new();
+        for temp in temps {
+            let Some(home) = temp.parent() else { continue };
+            if !seen.insert(home.clone()) || self.host.directory(Some(&home)).is_ok() {
+                continue;
+            }
+            self.tell_moved(&home, temp);
+        }
+    }
+
+    /// Says what may be in a directory that is another one now.
+    pub(super) fn tell_moved(&mut self, home: &RelPath, temp: &RelPath) {
+        let name = String::from_utf8_lossy(temp.name());
+        let begin = name.rsplit_once('-').map_or(&*name, |(begin, _)| begin);
+        let sentence = format!(
+            "{home} was moved, removed or made a link meanwhile: look in it, wherever it is now, \
+             for files named {begin}-*.tmp, which may have what was there before"
+        );
+        if !self.left.contains(&sentence) {
+            self.left.push(sentence);
+        }
     }
 
     fn inode(&self, path: &RelPath) -> Option<(u64, u64)> {

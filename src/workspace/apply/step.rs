@@ -111,6 +111,8 @@ pub(super) struct Work {
     pub(super) before_counts: bool,
     /// Temporary names under which something else than ours may be.
     pub(super) touched: BTreeSet<RelPath>,
+    /// Everything was staged, so what is not under its temporary name was moved by somebody.
+    pub(super) is_staged: bool,
     /// How many more leases may be held, each of which is an open file.
     leases: usize,
 }
@@ -130,6 +132,7 @@ impl Work {
             images: Vec::new(),
             before_counts: false,
             touched: BTreeSet::new(),
+            is_staged: false,
             leases,
         }
     }
@@ -369,7 +372,15 @@ impl Work {
                 // What could not be put back or kept, and was told of.
                 continue;
             }
-            if let Err(error) = self.host.unlink(temp)
+            let gone = self.host.unlink(temp);
+            if gone == Err(Errno::NOENT)
+                && self.is_staged
+                && !self.touched.contains(temp)
+                && let Some(home) = temp.parent()
+            {
+                self.tell_moved(&home, temp);
+            }
+            if let Err(error) = gone
                 // Where nothing may be written, that is said even of what is not there.
                 && !matches!(self.host.stat(temp), Err(Errno::NOENT))
             {

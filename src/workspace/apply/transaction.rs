@@ -128,8 +128,7 @@ impl Transaction<'_> {
             }
             Direction::Undo => None,
         };
-        let start = before.as_ref().map(Before::start);
-        let intent = Intent::new(self.workspace, run, folder, order.direction, start, ops);
+        let intent = Intent::new(self.workspace, run, folder, order.direction, ops);
         let mut journal = Journal::begin(state, &intent)?;
         let ops = intent.ops;
         let mut work = Work::new(self.host.clone(), folder.join("kept"), before);
@@ -146,6 +145,7 @@ impl Transaction<'_> {
             Err(end) => {
                 work.undo(|| (self.at)(Point::Undoing));
                 work.sweep(&ops);
+                work.tell_gone(&ops);
                 if let Some(before) = work.before.take()
                     && !work.before_counts
                     && let Err(error) = before.take_back()
@@ -173,6 +173,7 @@ impl Transaction<'_> {
         ops: &[Op],
     ) -> Result<Vec<Settled>, End> {
         let unheld = stage_all(self.host, ops, &self.order.archive)?;
+        work.is_staged = true;
         (self.at)(Point::Staged);
         flush(self.host, ops, true).map_err(|e| End::archive(&self.workspace.path, e))?;
         journal.mark(&Mark::Stepping)?;

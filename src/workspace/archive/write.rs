@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 
 use crate::workspace::NodeKind;
 
@@ -21,7 +22,9 @@ impl TarWriter {
         Self { out: BufWriter::with_capacity(128 * 1024, file), at: 0 }
     }
 
-    /// Goes on with an archive that [`finish`](Self::finish) ended.
+    /// Goes on with an archive that [`finish`](Self::finish) ended. Its end mark stays until it is
+    /// written over: without it, the zeros at the end of the last file would be taken for one when
+    /// this process is killed before it has ended the archive again.
     pub(in crate::workspace) fn resume(mut file: File) -> io::Result<Self> {
         let len = file.metadata()?.len();
         let at = len.saturating_sub(END.len() as u64);
@@ -31,12 +34,11 @@ impl TarWriter {
         if len % BLOCK != 0 || end.iter().any(|b| *b != 0) {
             // It was cut off; what follows is still found by offset.
             let at = len.next_multiple_of(BLOCK);
-            file.set_len(at)?;
+            file.set_len(at + END.len() as u64)?;
             file.seek(SeekFrom::Start(at))?;
-            return Ok(Self { out: BufWriter::new(file), at });
+            return Ok(Self { out: BufWriter::with_capacity(128 * 1024, file), at });
         }
         file.seek(SeekFrom::Start(at))?;
-        file.set_len(at)?;
         Ok(Self { out: BufWriter::with_capacity(128 * 1024, file), at })
     }
 
@@ -87,13 +89,21 @@ impl TarWriter {
         self.at
     }
 
-    /// Takes back everything from `position` on.
+    /// Takes back everything from `position` on. At no time is the archive without an end mark.
     pub(in crate::workspace) fn rewind(&mut self, position: u64) -> io::Result<()> {
         self.out.flush()?;
-        self.out.get_ref().set_len(position)?;
+        self.out.get_ref().write_all_at(&END, position)?;
+        self.out.get_ref().set_len(position + END.len() as u64)?;
         self.out.seek(SeekFrom::Start(position))?;
         self.at = position;
         Ok(())
+    }
+
+    /// Brings everything written so far to the disk, as an archive that is whole if nothing follows.
+    pub(in crate::workspace) fn secure(&mut self) -> io::Result<()> {
+        self.out.flush()?;
+        self.out.get_ref().write_all_at(&END, self.at)?;
+        self.out.get_ref().sync_data()
     }
 
     /// Ends the archive and gives its file; nothing is flushed to the disk.
@@ -136,4 +146,49 @@ impl Write for TarWriter {
 fn copy(field: &mut [u8], bytes: &[u8]) {
     let len = bytes.len().min(field.len().saturating_sub(1));
     field[..len].copy_from_slice(&bytes[..len]);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+
+    use super::*;
+
+    /// A file whose last blocks look like the end of an archive, and a writer that is killed, or
+    /// whose apply fails, before it has ended the archive again.
+    #[test]
+    fn who_goes_on_and_is_killed_takes_nothing_away() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let open = || OpenOptions::new().read(true).write(true).open(file.path()).unwrap();
+        let put = |out: &mut TarWriter, bytes: &[u8]| {
+            let at = out.entry(b"a", NodeKind::File, 0o644, bytes.len() as u64, b"").unwrap();
+            out.write_all(bytes).unwrap();
+            out.pad().unwrap();
+            at
+        };
+        let mut out = TarWriter::new(open());
+        let bytes = [&b"text"[..], &[0; 8188]].concat();
+        let at = put(&mut out, &bytes);
+        out.finish().unwrap();
+        for round in 0..4 {
+            for _ in 0..3 {
+                let mut out = TarWriter::resume(open()).unwrap();
+                if round > 0 {
+                    put(&mut out, &[0; 3000]);
+                    out.flush().unwrap();
+                }
+                if round > 1 {
+                    out.rewind(out.position() - 1024).unwrap();
+                }
+                if round == 3 {
+                    put(&mut out, b"");
+                    out.flush().unwrap();
+                }
+                drop(out);
+            }
+            let mut kept = vec![1; bytes.len()];
+            open().read_exact_at(&mut kept, at).unwrap();
+            assert!(kept == bytes, "{round}");
+        }
+    }
 }
