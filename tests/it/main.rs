@@ -9,6 +9,7 @@ mod apply_later;
 mod bad_input;
 mod cancel;
 mod commits;
+mod commits_more;
 mod ignored;
 mod interrupted;
 mod kill;

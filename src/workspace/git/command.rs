@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
@@ -56,7 +56,7 @@ pub(super) enum GitCommandError {
         command: String,
     },
     /// It wrote more than is taken.
-    #[error("git {command} wrote more than {OUTPUT_BYTES} bytes")]
+    #[error("git {command} wrote more than is taken of it")]
     Flood {
         /// The subcommand.
         command: String,
@@ -108,12 +108,13 @@ pub(super) struct Git<'a> {
     settings: Vec<String>,
     accepted: &'a [i32],
     limits: Option<Limits>,
+    most: usize,
 }
 
 impl<'a> Git<'a> {
     pub(super) fn new(directory: BorrowedFd<'a>) -> Self {
         let (environment, settings) = (Vec::new(), Vec::new());
-        Self { directory, environment, settings, accepted: &[0], limits: None }
+        Self { directory, environment, settings, accepted: &[0], limits: None, most: OUTPUT_BYTES }
     }
 
     /// Git does not look for a repository in the directory `above` or higher.
@@ -146,6 +147,11 @@ impl<'a> Git<'a> {
         Self { limits: Some(limits), ..self }
     }
 
+    /// Takes at most so many bytes of output.
+    pub(super) fn most(self, most: usize) -> Self {
+        Self { most, ..self }
+    }
+
     /// Runs it without input; see [`git()`].
     pub(super) fn run(&self, arguments: &[&str]) -> Result<Vec<u8>, GitCommandError> {
         self.run_from(Stdio::null(), arguments)
@@ -173,7 +179,7 @@ impl<'a> Git<'a> {
     ) -> Result<Vec<u8>, GitCommandError> {
         let mut child = self.start(input, arguments)?;
         let name = arguments.first().copied().unwrap_or_default().to_owned();
-        let (output, errors) = match read_both(&mut child, Instant::now() + TIME) {
+        let (output, errors) = match read_both(&mut child, self.most, Instant::now() + TIME) {
             Ok(both) => both,
             Err(stop) => {
                 end(&mut child);
@@ -188,7 +194,15 @@ impl<'a> Git<'a> {
         if errors.contains("dubious ownership") {
             return Err(GitCommandError::OtherOwner);
         }
-        let message = errors.lines().next().unwrap_or("no reason given").to_owned();
+        let message = match (errors.lines().next(), status.signal()) {
+            (Some(line), _) => line.to_owned(),
+            // Of the limits, the one that ends a program without a word.
+            (None, Some(signal)) if self.limits.is_some() && is_over(signal) => {
+                "it used more of a processor than it may".to_owned()
+            }
+            (None, Some(signal)) => format!("it was ended by signal {signal}"),
+            (None, None) => "no reason given".to_owned(),
+        };
         Err(GitCommandError::Failed { command: name, code: status.code(), message })
     }
 
@@ -218,6 +232,12 @@ impl<'a> Git<'a> {
         }
         Ok(child)
     }
+}
+
+/// Whether it is the signal of too much time of a processor.
+fn is_over(signal: i32) -> bool {
+    use rustix::process::Signal;
+    [Signal::XCPU, Signal::KILL].iter().any(|over| over.as_raw() == signal)
 }
 
 /// Bounds a program that runs already; it cannot have used much yet.
@@ -286,7 +306,8 @@ impl Talk {
     /// Why it did not answer as it should.
     fn failed(&mut self) -> GitCommandError {
         drop(self.input.take());
-        let errors = read_both(&mut self.child, self.deadline).map(|(_, errors)| errors);
+        let errors =
+            read_both(&mut self.child, OUTPUT_BYTES, self.deadline).map(|(_, errors)| errors);
         let errors = errors.unwrap_or_default();
         let errors = String::from_utf8_lossy(&errors);
         let message = errors.lines().next().unwrap_or("no reason given").to_owned();
@@ -298,7 +319,7 @@ impl Drop for Talk {
     fn drop(&mut self) {
         drop(self.input.take());
         // It gives up by itself at the end of its input; one that does not is ended.
-        if read_both(&mut self.child, self.deadline).is_err() {
+        if read_both(&mut self.child, OUTPUT_BYTES, self.deadline).is_err() {
             end(&mut self.child);
         }
         let _ = self.child.wait();
@@ -320,7 +341,8 @@ fn command(directory: BorrowedFd<'_>) -> Command {
         .args(["-c", "maintenance.auto=false", "-c", "gc.auto=0", "--no-pager"])
         .env("GIT_OPTIONAL_LOCKS", "0")
         .env("GIT_TERMINAL_PROMPT", "0")
-        .env("GIT_ALLOW_PROTOCOL", "file")
+        // Not even of this machine: the program at the other end is the repository's to name.
+        .env("GIT_ALLOW_PROTOCOL", "none")
         .env("GIT_NO_LAZY_FETCH", "1")
         .env("LC_ALL", "C")
         .process_group(0);
@@ -362,7 +384,11 @@ impl Stop {
 }
 
 /// Reads both outputs to their ends.
-fn read_both(child: &mut Child, deadline: Instant) -> Result<(Vec<u8>, Vec<u8>), Stop> {
+fn read_both(
+    child: &mut Child,
+    most: usize,
+    deadline: Instant,
+) -> Result<(Vec<u8>, Vec<u8>), Stop> {
     let mut output = child.stdout.take();
     let mut errors = child.stderr.take();
     let (mut output_bytes, mut error_bytes) = (Vec::new(), Vec::new());
@@ -396,7 +422,7 @@ fn read_both(child: &mut Child, deadline: Instant) -> Result<(Vec<u8>, Vec<u8>),
                 0 => output = None,
                 count => output_bytes.extend_from_slice(&chunk[..count]),
             }
-            if output_bytes.len() > OUTPUT_BYTES {
+            if output_bytes.len() > most {
                 return Err(Stop::Flood);
             }
         }
@@ -452,5 +478,33 @@ mod tests {
         git(directory.as_fd(), &["ls-files", "-z"]).unwrap();
         git(directory.as_fd(), &["for-each-ref"]).unwrap();
         assert!(!mark.exists());
+    }
+
+    #[test]
+    fn nothing_is_fetched_and_no_program_of_a_remote_runs() {
+        let tree = tempfile::tempdir().unwrap();
+        let mark = tree.path().join("ran");
+        let directory = File::open(tree.path()).unwrap();
+        git(directory.as_fd(), &["init", "-q"]).unwrap();
+        let touch = format!("touch {}", mark.display());
+        let file = format!("file://{}", tree.path().display());
+        for url in [&*file, tree.path().to_str().unwrap(), "ext::sh -c true", "ssh://nowhere/x"] {
+            let config = format!(
+                "[remote \"o\"]\n\turl = {url}\n\tuploadpack = {touch};true\n\
+                 [core]\n\tsshCommand = {touch}\n[protocol]\n\tallow = always\n"
+            );
+            std::fs::write(tree.path().join(".git/config"), config).unwrap();
+            let error = git(directory.as_fd(), &["fetch", "-q", "o"]).unwrap_err();
+            assert!(!mark.exists(), "{url}: {error}");
+            assert!(error.to_string().contains("not allowed"), "{error}");
+        }
+    }
+
+    #[test]
+    fn it_writes_no_more_than_is_taken() {
+        let tree = tempfile::tempdir().unwrap();
+        let directory = File::open(tree.path()).unwrap();
+        let flood = Git::new(directory.as_fd()).most(5).run(&["version"]);
+        assert!(matches!(flood, Err(GitCommandError::Flood { .. })), "{flood:?}");
     }
 }

@@ -34,7 +34,7 @@ pub use self::bundle::write_header;
 pub use self::names::{Listing, ObjectId};
 use super::super::Workspace;
 use super::super::apply::Parts;
-use super::super::change::ChangeSet;
+use super::super::change::{ChangeSet, ChangeState};
 use crate::record::write_json;
 
 /// The shell script that asks a container's git for its references, with [`Base::exclusions`] as
@@ -204,6 +204,7 @@ impl Tips {
             count: 0,
             branch: self.base_branch.as_deref().map(short_name),
             refs: self.refs.keys().map(|name| inner_reference(run, name)).collect(),
+            refs_left: self.left,
             reason: None,
             take_over: None,
         }
@@ -244,6 +245,10 @@ pub struct Commits {
     /// References for other branches, tags and the stash that are new or changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refs: Vec<String>,
+    /// How many more references were not taken over: beyond the first 200, or with names that are
+    /// not taken over.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refs_left: usize,
     /// Why the branch did not move, or why they did not come.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -262,6 +267,7 @@ impl Commits {
             count: 0,
             branch: None,
             refs: Vec::new(),
+            refs_left: 0,
             reason: Some(reason.into()),
             take_over: None,
         }
@@ -308,9 +314,17 @@ impl Commits {
         if !self.refs.is_empty() && self.state != CommitsState::Held {
             let separator = if text.is_empty() { "" } else { "\n" };
             text.push_str(&format!("{separator}Other new references: {}.", self.refs.join(", ")));
+            if self.refs_left > 0 {
+                text.push_str(&format!(" {} more were not taken over.", self.refs_left));
+            }
         }
         text
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// `main` for `refs/heads/main`.
@@ -325,6 +339,16 @@ fn reference(run: &str) -> String {
 /// Where another reference goes: `refs/codex/<run-id>` cannot be a directory as well.
 fn inner_reference(run: &str, name: &str) -> String {
     format!("refs/codex/{run}-{name}")
+}
+
+/// The command that takes the commits over. Git refuses to merge what it would overwrite, and that
+/// is what the files are that were applied, the very same ones; so these are taken back first.
+fn take_over(run: &str, set: &ChangeSet) -> String {
+    let merge = format!("git merge {}", reference(run));
+    match set.changes.iter().any(|change| change.state == ChangeState::Applied) {
+        true => format!("mcp-codex-orchestrator runs undo {run} && {merge}"),
+        false => merge,
+    }
 }
 
 /// Takes the commits of a run into the workspace's repository, and moves the branch if the rule
@@ -343,9 +367,6 @@ pub fn bring_home(workspace: &Workspace, parts: &Parts<'_>) -> Option<Commits> {
         Ok(count) => (told.state, told.count) = (CommitsState::Arrived, count),
         Err(reason) => return Some(Commits::left(reason)),
     }
-    if tips.left > 0 {
-        tracing::warn!(left = tips.left, "references of a container were not taken over");
-    }
     let set: ChangeSet = std::fs::read(parts.folder.join("changes.json"))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
@@ -359,9 +380,9 @@ pub fn bring_home(workspace: &Workspace, parts: &Parts<'_>) -> Option<Commits> {
                 tracing::warn!(%error, "the run's folder does not know that a branch was moved");
             }
         }
-        Err(branch::Stays { reason, command }) => {
+        Err(branch::Stays { reason }) => {
             told.reason = Some(reason);
-            told.take_over = Some(format!("{command} {}", reference(parts.run)));
+            told.take_over = Some(take_over(parts.run, &set));
         }
     }
     Some(told)
@@ -375,12 +396,12 @@ pub fn take_back(workspace: &Workspace, parts: &Parts<'_>) -> Option<Commits> {
     let moved = tips.moved.clone()?;
     switch::recover(parts.state, workspace.key);
     let mut told = tips.told(parts.run);
-    let done = bundle::Home::open(workspace, tips.digits)
-        .map_err(|reason| branch::Stays { reason, command: "git log" })
-        .and_then(|home| {
+    let done = bundle::Home::open(workspace, tips.digits).map_err(branch::Stays::because).and_then(
+        |home| {
             told.count = home.count(&moved.to, moved.from.as_ref());
             branch::retreat(&home, workspace, &moved, parts)
-        });
+        },
+    );
     match done {
         Ok(()) => {
             told.state = CommitsState::Arrived;
@@ -390,7 +411,7 @@ pub fn take_back(workspace: &Workspace, parts: &Parts<'_>) -> Option<Commits> {
                 tracing::warn!(%error, "the run's folder does not know that a branch was moved back");
             }
         }
-        Err(branch::Stays { reason, .. }) => {
+        Err(branch::Stays { reason }) => {
             told.state = CommitsState::Moved;
             told.reason = Some(reason);
         }

@@ -12,6 +12,8 @@
 //! The workspace need not have the very bytes of the commit: what Codex changed after it committed,
 //! or the user meanwhile, is then a change that is not committed yet, as it was in the container.
 
+use std::collections::BTreeMap;
+
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
@@ -19,8 +21,9 @@ use super::super::super::Workspace;
 use super::super::super::apply::Parts;
 use super::super::super::change::{ChangeSet, ChangeState};
 use super::super::super::host::Host;
+use super::super::command::Limits;
 use super::bundle::Home;
-use super::switch::{self, Switch, SwitchError};
+use super::switch::{self, Switch};
 use super::{Moved, ObjectId, Tips, short_name};
 use crate::path::RelPath;
 
@@ -35,6 +38,12 @@ const UNDER_WAY: [(&str, &str); 7] = [
     ("sequencer", "a sequence of cherry-picks or reverts"),
 ];
 
+/// What git may use to list the paths that differ, and how long the list may be: some hundred
+/// thousand of them. A few hundred bytes of trees within trees can have more paths than there is
+/// memory, and git has them all before it tells the first.
+const DIFF: Limits = Limits { memory: 256 << 20, cpu: 20 };
+const DIFF_BYTES: usize = 64 << 20;
+
 /// Git's mode of a submodule.
 const SUBMODULE: &[u8] = b"160000";
 
@@ -43,13 +52,11 @@ const SUBMODULE: &[u8] = b"160000";
 pub(super) struct Stays {
     /// In words that follow "because".
     pub(super) reason: String,
-    /// The command that takes the commits over, but for their reference.
-    pub(super) command: &'static str,
 }
 
 impl Stays {
-    fn merge(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), command: "git merge" }
+    pub(super) fn because(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
     }
 }
 
@@ -63,20 +70,20 @@ pub(super) fn advance(
     parts: &Parts<'_>,
 ) -> Result<Moved, Stays> {
     let Some(branch) = &tips.base_branch else {
-        return Err(Stays::merge("no branch was checked out (HEAD was detached)"));
+        return Err(Stays::because("no branch was checked out (HEAD was detached)"));
     };
     let name = short_name(branch);
     match &tips.branch {
         Some(there) if there == branch => {}
         Some(there) => {
             let reason = format!("HEAD in the container was {}", short_name(there));
-            return Err(Stays::merge(reason));
+            return Err(Stays::because(reason));
         }
-        None => return Err(Stays::merge("HEAD in the container was detached")),
+        None => return Err(Stays::because("HEAD in the container was detached")),
     }
     let moved = Moved { branch: branch.clone(), from: tips.base_head.clone(), to: head.clone() };
     if home.head_branch().as_ref() != Some(branch) {
-        return Err(Stays::merge(format!("{name} is not checked out any more")));
+        return Err(Stays::because(format!("{name} is not checked out any more")));
     }
     let now = home.resolve(branch);
     // Brought home before, by a call whose result was lost.
@@ -84,7 +91,7 @@ pub(super) fn advance(
         return Ok(moved);
     }
     if now.as_deref() != tips.base_head.as_ref().map(ObjectId::as_str) {
-        return Err(Stays::merge(format!("{name} was moved meanwhile")));
+        return Err(Stays::because(format!("{name} was moved meanwhile")));
     }
     check_quiet(home)?;
     check_paths(home, workspace, moved.from.as_ref(), Some(head), set)?;
@@ -101,10 +108,10 @@ pub(super) fn retreat(
 ) -> Result<(), Stays> {
     let name = short_name(&moved.branch);
     if home.head_branch().as_ref() != Some(&moved.branch) {
-        return Err(Stays::merge(format!("{name} is not checked out any more")));
+        return Err(Stays::because(format!("{name} is not checked out any more")));
     }
     if home.resolve(&moved.branch).as_deref() != Some(moved.to.as_str()) {
-        return Err(Stays::merge(format!("{name} was moved meanwhile")));
+        return Err(Stays::because(format!("{name} was moved meanwhile")));
     }
     check_quiet(home)?;
     let (from, to) = (Some(&moved.to), moved.from.as_ref());
@@ -121,10 +128,8 @@ fn perform(
     to: Option<&ObjectId>,
 ) -> Result<(), Stays> {
     let switch = Switch { branch, from, to, run: parts.run, state: parts.state };
-    switch::perform(home, workspace, &switch, &mut |_| {}).map_err(|error| match error {
-        SwitchError::Index(_) => Stays { reason: error.to_string(), command: "git reset" },
-        _ => Stays::merge(error.to_string()),
-    })
+    switch::perform(home, workspace, &switch, &mut |_| {})
+        .map_err(|error| Stays::because(error.to_string()))
 }
 
 /// Nothing that takes several commands may be under way.
@@ -132,7 +137,7 @@ fn check_quiet(home: &Home<'_>) -> Result<(), Stays> {
     let found =
         UNDER_WAY.iter().find(|(name, _)| home.git_dir.join(name).symlink_metadata().is_ok());
     match found {
-        Some((_, what)) => Err(Stays::merge(format!("{what} is under way"))),
+        Some((_, what)) => Err(Stays::because(format!("{what} is under way"))),
         None => Ok(()),
     }
 }
@@ -146,47 +151,63 @@ fn check_paths(
     to: Option<&ObjectId>,
     set: &ChangeSet,
 ) -> Result<(), Stays> {
-    let unreadable = |error| Stays::merge(format!("the commits cannot be compared ({error})"));
+    let unreadable = |error| Stays::because(format!("the commits cannot be compared ({error})"));
     let tree = |commit| switch::tree_of(home, commit).map_err(unreadable);
     let asked = ["diff-tree", "-r", "-z", "--raw", "--no-renames", "--no-abbrev", "--no-ext-diff"];
     let (from, to) = (tree(from)?, tree(to)?);
     let asked = [&asked[..], &[&*from, &*to, "--"]].concat();
-    let listing = home.git().run(&asked).map_err(unreadable)?;
+    let listing = home.git().limit(DIFF).most(DIFF_BYTES).run(&asked).map_err(unreadable)?;
     let host = Host::of(workspace);
+    let held = set.changes.iter().filter(|change| change.state == ChangeState::Held);
+    let held: Held<'_> = held.map(|change| (change.path.as_bytes(), &change.path)).collect();
     let mut fields = listing.split(|byte| *byte == 0);
     while let (Some(modes), Some(path)) = (fields.next(), fields.next()) {
         let path = RelPath::new(path)
-            .map_err(|error| Stays::merge(format!("a path in the commits is none ({error})")))?;
-        let held = set.changes.iter().find(|change| {
-            change.state == ChangeState::Held
-                && (path.is_within(&change.path) || change.path.is_within(&path))
-        });
-        if let Some(held) = held {
-            return Err(Stays::merge(format!("{} is held", held.path)));
+            .map_err(|error| Stays::because(format!("a path in the commits is none ({error})")))?;
+        if let Some(held) = held_at(&held, path.as_bytes()) {
+            return Err(Stays::because(format!("{held} is held")));
         }
         let new_mode = modes.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-        if new_mode == SUBMODULE {
-            continue;
-        }
         let is_directory = match host.stat(&path) {
             Ok(stat) => Some(FileType::from_raw_mode(stat.st_mode).is_dir()),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => None,
             Err(error) => {
-                return Err(Stays::merge(format!("{path} cannot be looked at ({error})")));
+                return Err(Stays::because(format!("{path} cannot be looked at ({error})")));
             }
         };
         let gone = modes.ends_with(b" D");
+        let is_submodule = new_mode == SUBMODULE;
         match is_directory {
+            // Its files are another repository's; it need not be checked out.
+            None | Some(true) if is_submodule => {}
+            Some(false) if is_submodule => {
+                let reason = format!("{path} is a submodule in the commits and a file here");
+                return Err(Stays::because(reason));
+            }
             Some(false) if gone => {
                 let reason = format!("{path} is not in the commits and still in the workspace");
-                return Err(Stays::merge(reason));
+                return Err(Stays::because(reason));
             }
             None | Some(true) if !gone => {
                 let reason = format!("{path} is in the commits and not in the workspace");
-                return Err(Stays::merge(reason));
+                return Err(Stays::because(reason));
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// What is held, by the bytes of its path.
+type Held<'a> = BTreeMap<&'a [u8], &'a RelPath>;
+
+/// What of `held` is at the path, above it or below it.
+fn held_at<'a>(held: &Held<'a>, path: &[u8]) -> Option<&'a RelPath> {
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    let mut above = slashes.map(|(at, _)| &path[..at]).chain([path]);
+    let below = [path, b"/"].concat();
+    above.find_map(|above| held.get(above).copied()).or_else(|| {
+        let (next, found) = held.range(&below[..]..).next()?;
+        next.starts_with(&below).then_some(*found)
+    })
 }

@@ -166,7 +166,8 @@ fn check(
         return Err("the path of the repository has a line break".to_owned());
     }
     std::fs::write(scratch.join("info/alternates"), [line, b"\n"].concat()).map_err(failed)?;
-    let git = home.git().with("GIT_OBJECT_DIRECTORY", &scratch);
+    // The user's replacements are not looked through: what is asked is what came.
+    let git = home.git().with("GIT_OBJECT_DIRECTORY", &scratch).with("GIT_NO_REPLACE_OBJECTS", "1");
     let refused = |error: GitCommandError| format!("git refused the objects ({error})");
     if let Some(pack) = pack {
         index_pack(&git, tips, pack).map_err(refused)?;
