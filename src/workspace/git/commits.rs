@@ -20,6 +20,7 @@
 
 mod branch;
 mod bundle;
+mod large;
 mod names;
 pub mod switch;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use self::bundle::write_header;
+pub use self::large::{CONTENTS, archive as contents_archive};
 pub use self::names::{Listing, ObjectId};
 use super::super::Workspace;
 use super::super::apply::Parts;
@@ -206,6 +208,7 @@ impl Tips {
             refs: self.refs.keys().map(|name| inner_reference(run, name)).collect(),
             reason: None,
             take_over: None,
+            lfs: None,
         }
     }
 }
@@ -250,6 +253,10 @@ pub struct Commits {
     /// The command that takes them over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub take_over: Option<String>,
+    /// What of the contents of large files (git LFS) did not come, and why. Left out if nothing is
+    /// missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lfs: Option<String>,
 }
 
 impl Commits {
@@ -264,6 +271,7 @@ impl Commits {
             refs: Vec::new(),
             reason: Some(reason.into()),
             take_over: None,
+            lfs: None,
         }
     }
 
@@ -309,6 +317,10 @@ impl Commits {
             let separator = if text.is_empty() { "" } else { "\n" };
             text.push_str(&format!("{separator}Other new references: {}.", self.refs.join(", ")));
         }
+        if let Some(lfs) = &self.lfs {
+            let separator = if text.is_empty() { "" } else { "\n" };
+            text.push_str(&format!("{separator}Large files: {lfs}."));
+        }
         text
     }
 }
@@ -343,6 +355,7 @@ pub fn bring_home(workspace: &Workspace, parts: &Parts<'_>) -> Option<Commits> {
         Ok(count) => (told.state, told.count) = (CommitsState::Arrived, count),
         Err(reason) => return Some(Commits::left(reason)),
     }
+    told.lfs = large::bring(&home, workspace, &tips, parts);
     if tips.left > 0 {
         tracing::warn!(left = tips.left, "references of a container were not taken over");
     }
