@@ -115,3 +115,37 @@ async fn contents_that_the_container_does_not_give_are_named() {
     assert!(told.starts_with("git lfs push would fail for a.bin: "), "{told}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn a_large_file_that_is_checked_out_again_stays_what_it_was() {
+    need_engine!();
+    // What old commits mean is not in the container: git writes pointers.
+    let commands = "rm -r .git/lfs; rm a.bin b.bin; git checkout -q a.bin b.bin; \
+                    cp a.bin pointer.txt; chmod +x b.bin";
+    let mut server = server(commands).await;
+    let result = run(&mut server, json!({})).await;
+    assert_eq!(server.read("pointer.txt"), pointer(b"one\n"));
+    assert_eq!(result["files_changed"], json!(["b.bin", "pointer.txt"]), "{result}");
+    assert_eq!((server.read("a.bin"), server.read("b.bin")), ("one\n".into(), "two\n".into()));
+    let status = git(&server.workspace, &["status", "--porcelain"]);
+    assert_eq!(status, " M b.bin\n?? pointer.txt\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_pointer_to_other_contents_is_held() {
+    need_engine!();
+    let commands = "git checkout -q HEAD~1 -- a.bin && git commit -qm back";
+    let mut server = server(commands).await;
+    server.write("a.bin", "newer\n");
+    git(&server.workspace, &["commit", "-qam", "newer"]);
+    let result = run(&mut server, json!({})).await;
+    assert_eq!(result["files_changed"], json!([]), "{result}");
+    assert_eq!(result["changes"][0]["state"], "held", "{result}");
+    let reason = &result["changes"][0]["reason"];
+    assert_eq!(reason, "a pointer of git LFS whose content is not here", "{result}");
+    assert_eq!(server.read("a.bin"), "newer\n");
+    assert_eq!(result["commits"]["state"], "arrived", "{result}");
+    assert_eq!(result["commits"]["reason"], "a.bin is held");
+    server.stop().await;
+}

@@ -5,6 +5,7 @@ mod arrive;
 mod hostile;
 mod kill;
 mod kinds;
+mod large;
 mod rule;
 
 use std::fs;
