@@ -55,6 +55,8 @@ pub mod limits;
 pub mod lock;
 #[cfg(feature = "host")]
 pub mod merge;
+#[cfg(feature = "host")]
+pub mod pointers;
 pub mod receive;
 #[cfg(feature = "host")]
 pub mod root;

@@ -13,7 +13,7 @@ use crate::record::Record;
 use crate::workspace::apply::Parts;
 use crate::workspace::git::GitBase;
 use crate::workspace::git::commits::{
-    Base, Commits, LIST, Listing, PACK, Tips, bring_home, write_header,
+    Base, CONTENTS, Commits, LIST, Listing, PACK, Tips, bring_home, contents_archive, write_header,
 };
 use crate::workspace::{Workspace, lock};
 
@@ -49,22 +49,34 @@ pub(super) async fn take_out(
 ) -> Option<Commits> {
     let base = Base::of(base)?;
     let taking = fetch(keeper, &base, record, limits);
-    let taken = tokio::time::timeout(limits.time, taking).await.unwrap_or_else(|_| {
-        Err(format!("they took longer than {} s (run.transfer_timeout)", limits.time.as_secs_f32()))
-    });
+    let late =
+        || format!("they took longer than {} s (run.transfer_timeout)", limits.time.as_secs_f32());
+    let mut taken = tokio::time::timeout(limits.time, taking).await.unwrap_or_else(|_| Err(late()));
+    if let Ok(Some((told, revisions))) = &mut taken {
+        // What goes wrong here costs the contents, and not the commits.
+        let taking = fetch_contents(keeper, std::mem::take(revisions), record, limits);
+        let contents = tokio::time::timeout(limits.time, taking).await;
+        if let Err(why) = contents.unwrap_or_else(|_| Err(late())) {
+            told.lfs = Some(format!("their contents stayed in the container, because {why}"));
+        }
+    }
     // Whatever it was that ran there, nothing of it may be left.
     if let Err(error) = keeper.end().await {
         tracing::warn!(%error, "the processes that told of commits may be left");
     }
-    taken.unwrap_or_else(|reason| Some(Commits::left(reason)))
+    match taken {
+        Ok(taken) => taken.map(|(told, _)| told),
+        Err(reason) => Some(Commits::left(reason)),
+    }
 }
 
+/// The commits, and what was asked for them.
 async fn fetch(
     keeper: &Keeper,
     base: &Base,
     record: &Record,
     limits: Limits,
-) -> Result<Option<Commits>, String> {
+) -> Result<Option<(Commits, String)>, String> {
     let mut text = Vec::new();
     let list = ["sh", "-c", LIST];
     run(keeper, &list, base.exclusions(), &mut text, (LIST_BYTES, "16 MiB of names")).await?;
@@ -72,23 +84,48 @@ async fn fetch(
         return Err("git in the container told of its references what cannot be read".to_owned());
     };
     let Some(mut tips) = Tips::new(base, &listing) else { return Ok(None) };
-    let written = |error: io::Error| format!("the run's folder cannot be written ({error})");
-    let path = record.commits_bundle();
-    let bundle =
-        File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(written)?;
-    let unfinished = Unfinished(Some(path));
-    let mut bundle = BufWriter::new(bundle);
-    let pack_at = write_header(&tips, &listing, &mut bundle).map_err(written)?;
+    let (mut bundle, unfinished) = create(record.commits_bundle())?;
+    let pack_at = write_header(&tips, &listing, &mut bundle).map_err(unwritten)?;
     let revisions = tips.wanted() + &base.exclusions();
     let most = (limits.bytes, "the limit of workspace.max_bytes");
-    run(keeper, &PACK, revisions, &mut bundle, most).await?;
-    bundle.flush().map_err(written)?;
+    run(keeper, &PACK, revisions.clone(), &mut bundle, most).await?;
+    bundle.flush().map_err(unwritten)?;
     tips.save(record.folder(), pack_at).map_err(|error| error.to_string())?;
     unfinished.keep();
-    Ok(Some(tips.told(record.id())))
+    Ok(Some((tips.told(record.id()), revisions)))
 }
 
-/// A bundle that is removed unless it is kept.
+/// Writes the contents of large files that the commits mean into the run's folder, if there are any.
+async fn fetch_contents(
+    keeper: &Keeper,
+    revisions: String,
+    record: &Record,
+    limits: Limits,
+) -> Result<(), String> {
+    let path = contents_archive(record.folder());
+    let (mut archive, unfinished) = create(path.clone())?;
+    let most = (limits.bytes, "the limit of workspace.max_bytes");
+    run(keeper, &["sh", "-c", CONTENTS], revisions, &mut archive, most).await?;
+    archive.flush().map_err(unwritten)?;
+    let bytes = archive.get_ref().metadata().map_err(unwritten)?.len();
+    if bytes > 0 {
+        unfinished.keep();
+    }
+    Ok(())
+}
+
+/// A new file in a run's folder, readable by its owner alone.
+fn create(path: PathBuf) -> Result<(BufWriter<File>, Unfinished), String> {
+    let file =
+        File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(unwritten)?;
+    Ok((BufWriter::new(file), Unfinished(Some(path))))
+}
+
+fn unwritten(error: io::Error) -> String {
+    format!("the run's folder cannot be written ({error})")
+}
+
+/// A file that is removed unless it is kept.
 struct Unfinished(Option<PathBuf>);
 
 impl Unfinished {
@@ -102,7 +139,7 @@ impl Drop for Unfinished {
         if let Some(path) = self.0.take()
             && let Err(error) = std::fs::remove_file(path)
         {
-            tracing::warn!(%error, "a bundle that is no use was left in the run's folder");
+            tracing::warn!(%error, "a file that is no use was left in the run's folder");
         }
     }
 }
@@ -135,8 +172,7 @@ async fn run(
                 if bytes > most {
                     return Err(format!("they are larger than {limit}"));
                 }
-                out.write_all(&chunk)
-                    .map_err(|error| format!("the run's folder cannot be written ({error})"))?;
+                out.write_all(&chunk).map_err(unwritten)?;
             }
             ProgramEvent::Stderr(chunk) => {
                 let room = ERROR_BYTES.saturating_sub(errors.len());

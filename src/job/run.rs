@@ -23,7 +23,7 @@ use crate::pool::source::Pooled;
 use crate::pool::stats::{Phase, name};
 use crate::record::{Record, Request};
 use crate::verdict::{JobEnd, Verdict};
-use crate::workspace::change::ChangesState;
+use crate::workspace::change::{ChangeSet, ChangesState};
 use crate::workspace::receive::ReceiveLimits;
 use crate::workspace::send::SendRules;
 use crate::workspace::{GitSent, Snapshot, Workspace};
@@ -32,7 +32,7 @@ use super::call::{Mode, RunCall};
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Sent, Status};
 use super::told::{cancelled, given_up, has_working_dir, join, last_bytes, not_started, with_fate};
-use super::transfer::{collect_changes, keeper_failure, send_workspace};
+use super::transfer::{collect_changes, keeper_failure, send_workspace, sort_out};
 use super::{Orchestrator, blocking, changes, commits};
 
 /// What a run needs, checked before anything is started.
@@ -168,7 +168,7 @@ impl Job<'_> {
         }
         let orchestrator = self.orchestrator;
         let collected = tokio::select! {
-            collected = self.collect(&keeper, snapshot, &prepared.record) => collected,
+            collected = self.collect(&keeper, snapshot, prepared) => collected,
             // The call must be answered and its container given back before the grace is over.
             () = async {
                 orchestrator.ending.cancelled().await;
@@ -413,8 +413,8 @@ impl Job<'_> {
         &mut self,
         keeper: &Keeper,
         snapshot: Snapshot,
-        record: &Record,
-    ) -> Result<(crate::workspace::change::ChangeSet, Vec<IgnoredTotal>), (JobEnd, Failure)> {
+        Prepared { workspace, record, .. }: &Prepared,
+    ) -> Result<(ChangeSet, Vec<IgnoredTotal>), (JobEnd, Failure)> {
         self.progress.say("Collecting the changes");
         let config = &self.orchestrator.config.run;
         let began = Instant::now();
@@ -439,10 +439,9 @@ impl Job<'_> {
         let tree = &self.orchestrator.config.workspace;
         let limits = ReceiveLimits::new(tree.max_files, tree.max_bytes);
         let limit = config.transfer_timeout;
-        let (received, snapshot, report) =
-            collect_changes(keeper, snapshot, record.changes_tar(), limits, limit)
-                .await
-                .map_err(|failure| (JobEnd::TransferFailed, failure))?;
+        let failed = |failure| (JobEnd::TransferFailed, failure);
+        let collecting = collect_changes(keeper, snapshot, record.changes_tar(), limits, limit);
+        let (received, snapshot, report) = collecting.await.map_err(failed)?;
         if let (true, Some(base)) = (report.git_changed, &snapshot.git_base) {
             let bytes = self.orchestrator.config.workspace.max_bytes;
             let limits = commits::Limits { bytes, time: config.transfer_timeout };
@@ -451,9 +450,8 @@ impl Job<'_> {
         let took = began.elapsed();
         self.result.timings_ms.collect = Some(milliseconds(took));
         self.orchestrator.pool.took(Phase::Collect, took);
-        let set =
-            crate::workspace::classify::classify(received, &snapshot, &self.orchestrator.policy);
-        Ok((set, report.ignored))
+        let set = sort_out(self.orchestrator, received, &snapshot, workspace, record).await;
+        Ok((set.map_err(failed)?, report.ignored))
     }
 }
 

@@ -11,14 +11,17 @@ use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::wire::{CollectReport, CollectRequest};
 use crate::path::RelPath;
+use crate::record::Record;
+use crate::workspace::change::ChangeSet;
+use crate::workspace::classify::classify;
 use crate::workspace::git::commits::switch;
 use crate::workspace::lock::{self, LockError};
 use crate::workspace::receive::{ReceiveError, ReceiveLimits, Received, receive};
 use crate::workspace::send::{SendRules, send};
-use crate::workspace::{Snapshot, Workspace};
+use crate::workspace::{Snapshot, Workspace, pointers};
 
 use super::told::cancelled;
-use super::{blocking, turn};
+use super::{Orchestrator, blocking, turn};
 
 /// Sends the whole workspace.
 ///
@@ -128,6 +131,31 @@ pub(super) async fn collect_changes(
     })
 }
 
+/// What the paths that came mean; see [`classify`] and [`pointers`].
+///
+/// # Errors
+///
+/// The run's folder cannot be read.
+pub(super) async fn sort_out(
+    orchestrator: &Orchestrator,
+    received: Received,
+    snapshot: &Snapshot,
+    workspace: &Workspace,
+    record: &Record,
+) -> Result<ChangeSet, Failure> {
+    let set = classify(received, snapshot, &orchestrator.policy);
+    if !set.changes.iter().any(pointers::may_be) {
+        return Ok(set);
+    }
+    let (workspace, archive) = (workspace.clone(), record.changes_tar());
+    blocking(move || {
+        pointers::settle(set, &workspace, &archive)
+            .map_err(|source| ReceiveError::Unread { path: archive.display().to_string(), source })
+            .map_err(Failure::from)
+    })
+    .await
+}
+
 /// What a caller is told whose workspace others did not let go.
 fn locked(error: LockError) -> Failure {
     Failure::new(ErrorKind::TransferFailed, format!("{error}; call again when it is done"))
@@ -157,7 +185,9 @@ impl From<ReceiveError> for Failure {
             ReceiveError::TooLarge { .. } => {
                 "raise the setting, or tell Codex to leave less behind"
             }
-            ReceiveError::Archive { .. } => "check runs.dir and its disk",
+            ReceiveError::Archive { .. } | ReceiveError::Unread { .. } => {
+                "check runs.dir and its disk"
+            }
             _ => "run it again",
         };
         Self::new(

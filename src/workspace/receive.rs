@@ -116,6 +116,14 @@ pub enum ReceiveError {
         /// Why not.
         source: io::Error,
     },
+    /// What was written to the run folder could not be read again.
+    #[error("cannot read {path}: {source}")]
+    Unread {
+        /// Which file.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
 }
 
 impl From<TarError> for ReceiveError {

@@ -14,6 +14,7 @@ mod ignored;
 mod interrupted;
 mod kill;
 mod leftovers;
+mod lfs;
 mod main_job;
 mod memory;
 mod odd_tree;

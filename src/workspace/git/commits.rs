@@ -20,6 +20,7 @@
 
 mod branch;
 mod bundle;
+mod large;
 mod names;
 pub mod switch;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use self::bundle::write_header;
+pub use self::large::{CONTENTS, archive as contents_archive};
 pub use self::names::{Listing, ObjectId};
 use super::super::Workspace;
 use super::super::apply::Parts;
@@ -207,6 +209,7 @@ impl Tips {
             refs_left: self.left,
             reason: None,
             take_over: None,
+            lfs: None,
         }
     }
 }
@@ -255,6 +258,10 @@ pub struct Commits {
     /// The command that takes them over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub take_over: Option<String>,
+    /// What of the contents of large files (git LFS) did not come, and why. Left out if nothing is
+    /// missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lfs: Option<String>,
 }
 
 impl Commits {
@@ -270,6 +277,7 @@ impl Commits {
             refs_left: 0,
             reason: Some(reason.into()),
             take_over: None,
+            lfs: None,
         }
     }
 
@@ -317,6 +325,10 @@ impl Commits {
             if self.refs_left > 0 {
                 text.push_str(&format!(" {} more were not taken over.", self.refs_left));
             }
+        }
+        if let Some(lfs) = &self.lfs {
+            let separator = if text.is_empty() { "" } else { "\n" };
+            text.push_str(&format!("{separator}Large files: {lfs}."));
         }
         text
     }
@@ -367,6 +379,7 @@ pub fn bring_home(workspace: &Workspace, parts: &Parts<'_>) -> Option<Commits> {
         Ok(count) => (told.state, told.count) = (CommitsState::Arrived, count),
         Err(reason) => return Some(Commits::left(reason)),
     }
+    told.lfs = large::bring(&home, workspace, &tips, parts);
     let set: ChangeSet = std::fs::read(parts.folder.join("changes.json"))
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())

@@ -89,7 +89,8 @@ impl Pointer {
         Ok(size == self.size && hasher.finalize()[..] == self.oid)
     }
 
-    fn name(&self) -> String {
+    /// The name of the contents in a store.
+    pub(super) fn name(&self) -> String {
         self.oid.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -202,7 +203,11 @@ impl LfsStore {
 }
 
 /// Opens the regular file at `path` if it has `size` bytes.
-fn open_file(workspace: &Workspace, path: &RelPath, size: u64) -> io::Result<Option<File>> {
+pub(in crate::workspace) fn open_file(
+    workspace: &Workspace,
+    path: &RelPath,
+    size: u64,
+) -> io::Result<Option<File>> {
     let (parent, name) = beneath::split(path.as_bytes());
     let opened = beneath::directory(workspace.root.as_fd(), parent)
         .and_then(|parent| Ok(openat(parent, name, beneath::FILE, Mode::empty())?));

@@ -16,7 +16,7 @@ use super::super::command::{Git, GitCommandError, Limits};
 use super::{Listing, ObjectId, Tips, inner_reference, reference};
 
 /// What git may use for what a container made.
-const LIMITS: Limits = Limits { memory: 1 << 30, cpu: 30 };
+pub(super) const LIMITS: Limits = Limits { memory: 1 << 30, cpu: 30 };
 
 /// A blob larger than this is not held in memory.
 const BIG_FILE: &str = "core.bigFileThreshold=16m";

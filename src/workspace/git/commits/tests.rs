@@ -5,6 +5,7 @@ mod arrive;
 mod hostile;
 mod kill;
 mod kinds;
+mod large;
 mod odd;
 mod rule;
 
