@@ -32,6 +32,8 @@ mod look;
 mod plan;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod race_tests;
 mod record;
 pub mod recover;
 #[cfg(test)]
