@@ -46,10 +46,11 @@ engine: ## See that a container engine answers; install and start one where that
 build: ## Build the server: target/release/mcp-codex-orchestrator
 	cargo build --release
 
-lint: ## Formatting and clippy, of the host's and of the keeper's half
+lint: ## Formatting and clippy, of the host's and of the keeper's half, and of what is fuzzed
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features --lib --bin codex-keeper -- -D warnings
+	cargo clippy --no-default-features --features intake --lib -- -D warnings
 
 # One test is the official Python SDK as the client.
 $(VENV)/.installed: tests/python/requirements.txt

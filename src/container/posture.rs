@@ -47,10 +47,10 @@ pub enum PostureError {
         asked: u64,
     },
     /// A place is not mounted.
-    #[error("{0} is not mounted")]
+    #[error("{0:.200} is not mounted")]
     Missing(String),
     /// A place is not mounted as asked.
-    #[error("{path} is mounted {found}; it was to be {asked}")]
+    #[error("{path:.200} is mounted {found:.200}; it was to be {asked}")]
     Mount {
         /// Which.
         path: String,
@@ -60,7 +60,7 @@ pub enum PostureError {
         asked: String,
     },
     /// A place is writable that was not asked for.
-    #[error("{0} is a writable mount that nobody asked for")]
+    #[error("{0:.200} is a writable mount that nobody asked for")]
     Unexpected(String),
 }
 

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::wire::{CollectReport, CollectRequest};
-use crate::path::RelPath;
 use crate::record::Record;
 use crate::workspace::change::ChangeSet;
 use crate::workspace::classify::classify;
@@ -104,7 +103,6 @@ pub(super) async fn collect_changes(
             Err(error) => return Err(keeper_failure(error)),
         };
         let received = received?;
-        check_report(&report)?;
         let arrived = received.entries.len() as u64;
         let gone = received.deleted.len() as u64;
         if (arrived, gone, received.bytes) != (report.entries, report.deleted, report.bytes) {
@@ -161,24 +159,6 @@ fn locked(error: LockError) -> Failure {
     Failure::new(ErrorKind::TransferFailed, format!("{error}; call again when it is done"))
 }
 
-/// What the keeper counted is shown to people and agents, so it must be what a keeper writes: at
-/// most so many paths, each in the one way in which paths are quoted.
-fn check_report(report: &CollectReport) -> Result<(), Failure> {
-    const MOST: usize = 2000;
-    let is_path = |text: &str| {
-        let bare = text.strip_suffix('/').unwrap_or(text);
-        text == "…" || RelPath::parse(bare).is_ok_and(|path| path.to_string() == bare)
-    };
-    match report.ignored.iter().find(|ignored| !is_path(&ignored.path)) {
-        None if report.ignored.len() <= MOST => Ok(()),
-        _ => Err(Failure::new(
-            ErrorKind::TransferFailed,
-            "the container's report of ignored paths is malformed; nothing was changed in the \
-             workspace, run it again",
-        )),
-    }
-}
-
 impl From<ReceiveError> for Failure {
     fn from(error: ReceiveError) -> Self {
         let what_to_do = match &error {
@@ -205,25 +185,4 @@ pub(super) fn keeper_failure(error: KeeperError) -> Failure {
         KeeperError::Refused(_) | KeeperError::Corrupt(_) => ErrorKind::TransferFailed,
     };
     Failure::new(kind, format!("{error}; the workspace is unchanged, run it again"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::keeper::wire::IgnoredTotal;
-
-    #[test]
-    fn a_report_names_paths_and_no_more_than_a_page_of_them() {
-        let total = |path: &str| IgnoredTotal { path: path.into(), ..IgnoredTotal::default() };
-        let report = |ignored| CollectReport { ignored, ..CollectReport::default() };
-        for good in ["target/", "a b", "\"a\\033\"/", "…", "x.log"] {
-            assert!(check_report(&report(vec![total(good)])).is_ok(), "{good}");
-        }
-        for bad in ["", "/", "/etc/", "../x", "a\nb", "\u{1b}[2Jx", "\"a\"", "\"", "a//"] {
-            assert!(check_report(&report(vec![total(bad)])).is_err(), "{bad:?}");
-        }
-        let long = "n".repeat(RelPath::MAX_BYTES + 1);
-        assert!(check_report(&report(vec![total(&long)])).is_err());
-        assert!(check_report(&report(vec![total("a"); 2001])).is_err());
-    }
 }

@@ -17,6 +17,7 @@ mod collect;
 mod incoming;
 mod program;
 mod put;
+mod said;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +34,7 @@ pub use self::collect::Collect;
 pub use self::incoming::{Connection, Incoming};
 pub use self::program::{Program, ProgramEvent};
 pub use self::put::Put;
+use self::said::Said;
 use super::frame::{FrameError, FrameReader, FrameWriter, Kind};
 use super::mux::{self, Opener, Side, Stream};
 use super::silence::Silence;
@@ -76,7 +78,7 @@ pub enum KeeperError {
         /// Version of this program.
         host: u32,
     },
-    /// The keeper refused, with a sentence.
+    /// The keeper refused, with a sentence of at most 300 plain characters.
     #[error("the keeper refused: {0}")]
     Refused(String),
     /// The keeper said what it should not.
@@ -126,7 +128,7 @@ impl Lost {
     async fn error(&self, what: &str) -> KeeperError {
         match tokio::time::timeout(REASON_WAIT, self.wait()).await {
             Ok(loss) => loss.error(),
-            Err(_) => KeeperError::Lost(what.to_owned()),
+            Err(_) => KeeperError::lost(what),
         }
     }
 
@@ -134,7 +136,7 @@ impl Lost {
         match error {
             FrameError::Io(error) => self.error(&error.to_string()).await,
             FrameError::Cut => self.error("the keeper reset the operation").await,
-            other => KeeperError::Corrupt(other.to_string()),
+            other => KeeperError::corrupt(other),
         }
     }
 }
@@ -175,7 +177,7 @@ impl Keeper {
         let driver = tokio::spawn(async move {
             let inbound = |stream| incoming::announce(stream, &announce, arriving.now());
             let loss = tokio::select! {
-                reason = driver.run(inbound) => Loss::Ended(reason),
+                reason = driver.run(inbound) => Loss::Ended(said::fit(&reason, said::MAX_SENTENCE)),
                 length = watched.over(|| options.silence) => Loss::Silent(length),
             };
             // Nobody listens when the last handle is gone.
@@ -318,7 +320,7 @@ impl Keeper {
         open(&self.shared.opener, &self.shared.lost, request).await
     }
 
-    async fn call<T: DeserializeOwned>(&self, request: &Request) -> Result<T, KeeperError> {
+    async fn call<T: DeserializeOwned + Said>(&self, request: &Request) -> Result<T, KeeperError> {
         let (mut frames, _writer) = self.open(request).await?;
         answer(&mut frames, &self.shared.lost).await
     }
@@ -343,24 +345,20 @@ async fn open(
     }
 }
 
-/// Reads the one frame that answers an operation.
-async fn answer<T: DeserializeOwned>(
+/// Reads the one frame that answers an operation, and sees that what it says can be shown.
+async fn answer<T: DeserializeOwned + Said>(
     frames: &mut FrameReader<ReadHalf<Stream>>,
     lost: &Lost,
 ) -> Result<T, KeeperError> {
     match frames.next().await {
         Ok(Some(frame)) if frame.kind == Kind::Reply => {
-            frame.json().map_err(|error| KeeperError::Corrupt(error.to_string()))
+            frame.json().map_err(KeeperError::corrupt).and_then(T::checked)
         }
-        Ok(Some(frame)) if frame.kind == Kind::Refused => Err(refused(&frame.payload)),
+        Ok(Some(frame)) if frame.kind == Kind::Refused => Err(KeeperError::refused(&frame.payload)),
         Ok(Some(frame)) => {
             Err(KeeperError::Corrupt(format!("{:?} where an answer belongs", frame.kind)))
         }
         Ok(None) => Err(lost.error("the keeper ended the operation without an answer").await),
         Err(error) => Err(lost.frame_error(error).await),
     }
-}
-
-fn refused(sentence: &[u8]) -> KeeperError {
-    KeeperError::Refused(String::from_utf8_lossy(sentence).into_owned())
 }

@@ -34,6 +34,8 @@ mod misfortune_tests;
 mod plan;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod race_tests;
 mod record;
 pub mod recover;
 #[cfg(test)]

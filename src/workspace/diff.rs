@@ -2,13 +2,14 @@
 //!
 //! It is made before the change set is applied, while the host still has what was sent. What can
 //! never be applied is named in a comment and not shown as a patch, so that nobody applies it by
-//! hand unawares. Lines that begin with `#` are comments; git passes over them.
+//! hand unawares. Lines that begin with `#` are comments; git passes over them. Its size and the time
+//! it takes are bounded, however much changed: what is beyond is only counted, in its last line.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use similar::{Algorithm, ChangeTag, TextDiff};
 
@@ -20,13 +21,27 @@ use crate::path::RelPath;
 
 /// Files over this size are named and not compared line by line; two of them are in memory.
 const MAX_TEXT: u64 = 1024 * 1024;
+/// The same of files with more lines; a line takes some hundred bytes while it is compared.
+const MAX_LINES: usize = 100_000;
 /// How long one file may be searched for the smallest difference; after that it is only a right
 /// one.
 const SEARCH: Duration = Duration::from_millis(300);
 /// How far git looks for a NUL byte, which makes a file binary.
 const BINARY_PROBE: usize = 8000;
 
-/// Writes the patch of all changes to `to`. Blocks. Memory is bounded by two files of 1 MiB.
+/// What one patch may take.
+#[derive(Clone, Copy, Debug)]
+struct Most {
+    /// Bytes, but for the last file in it.
+    bytes: u64,
+    /// Time, but for the last file in it.
+    time: Duration,
+}
+
+const MOST: Most = Most { bytes: 64 << 20, time: Duration::from_secs(10) };
+
+/// Writes the patch of all changes to `to`. Blocks, for about 10 s at most. Memory is bounded by two
+/// files of 1 MiB and their lines, the patch by 64 MiB and one file more.
 ///
 /// # Errors
 ///
@@ -38,13 +53,80 @@ pub fn patch(
     archive: &Path,
     to: impl Write,
 ) -> io::Result<()> {
+    patch_within(MOST, workspace, changes, archive, to)
+}
+
+fn patch_within(
+    most: Most,
+    workspace: &Workspace,
+    changes: &ChangeSet,
+    archive: &Path,
+    to: impl Write,
+) -> io::Result<()> {
     let host = Host::of(workspace);
     let archive = File::open(archive)?;
-    let mut out = BufWriter::new(to);
-    for change in changes.changes.iter().filter(|change| change.counts()) {
-        write_change(&host, change, &archive, &mut out)?;
+    let mut out = Counted { to: BufWriter::new(to), bytes: 0 };
+    let started = Instant::now();
+    let mut changes = changes.changes.iter().filter(|change| change.counts());
+    loop {
+        let left = most.time.saturating_sub(started.elapsed());
+        if left.is_zero() || out.bytes >= most.bytes {
+            break;
+        }
+        let Some(change) = changes.next() else { break };
+        write_change(&host, change, &archive, left.min(SEARCH), &mut out)?;
+    }
+    match changes.count() {
+        0 => {}
+        left => out.write_all(cut_line(left).as_bytes())?,
     }
     out.flush()
+}
+
+/// The last line of a patch that is cut.
+fn cut_line(left: usize) -> String {
+    format!("# diff cut: {left} more changes are not shown\n")
+}
+
+/// Says of a patch that is cut how many changes it does not show.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn not_shown(file: &Path) -> io::Result<Option<usize>> {
+    let mut file = File::open(file)?;
+    let len = file.metadata()?.len();
+    file.seek(SeekFrom::Start(len.saturating_sub(100)))?;
+    let mut end = Vec::new();
+    file.take(100).read_to_end(&mut end)?;
+    let line = end.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(cut_count(line))
+}
+
+/// The count in a [`cut_line`]. Nothing else looks like one: a line of a file has a sign, and a
+/// comment on a path goes on after it.
+fn cut_count(line: &[u8]) -> Option<usize> {
+    let line = std::str::from_utf8(line).ok()?.trim_end();
+    let count = line.strip_prefix("# diff cut: ")?.strip_suffix(" more changes are not shown")?;
+    count.parse().ok()
+}
+
+/// Counts what is written.
+struct Counted<W> {
+    to: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.to.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 /// One page of a text that may be large; pages count from 0.
@@ -76,7 +158,8 @@ pub fn page(file: &Path, page: u64, page_bytes: u64) -> io::Result<Page> {
     Ok(Page { text: String::from_utf8_lossy(&bytes).into_owned(), pages })
 }
 
-/// As [`page`], of the sections for `paths` alone: a path stands for itself and what lies in it.
+/// As [`page`], of the sections for `paths` alone: a path stands for itself and what lies in it. That
+/// the patch is cut is not among them, see [`not_shown`].
 /// Reads the whole file for every page.
 ///
 /// # Errors
@@ -98,6 +181,7 @@ pub fn page_of(
                 inside
             }
             // In a hunk every line has a sign, so this is a comment of ours.
+            None if cut_count(&line).is_some() => false,
             None if line.starts_with(b"# ") => inside || comments_on(&line, paths),
             None => inside,
         };
@@ -159,6 +243,7 @@ fn write_change(
     host: &Host,
     change: &Change,
     archive: &File,
+    search: Duration,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let path = &change.path;
@@ -190,10 +275,10 @@ fn write_change(
     match (old, new) {
         (Some(old), Some(new)) if old.mode[..3] != new.mode[..3] => {
             // A link in the place of a file, or the other way round, is two changes to git.
-            compare(out, name, Some(&old), None)?;
-            compare(out, name, None, Some(&new))
+            compare(out, name, Some(&old), None, search)?;
+            compare(out, name, None, Some(&new), search)
         }
-        (old, new) => compare(out, name, old.as_ref(), new.as_ref()),
+        (old, new) => compare(out, name, old.as_ref(), new.as_ref(), search),
     }
 }
 
@@ -212,7 +297,7 @@ fn old_side(host: &Host, change: &Change, base: &BaseNode) -> io::Result<Side> {
         .map_err(io::Error::from)
         .and_then(|file| file.take(MAX_TEXT + 1).read_to_end(&mut bytes));
     let still = read.is_ok() && Some(ContentHash(*blake3::hash(&bytes).as_bytes())) == base.hash;
-    Ok(Side { mode, content: if still { Content::Text(bytes) } else { Content::Gone } })
+    Ok(Side { mode, content: if still { of_text(bytes) } else { Content::Gone } })
 }
 
 fn new_side(archive: &File, new: &NewNode) -> io::Result<Side> {
@@ -225,7 +310,14 @@ fn new_side(archive: &File, new: &NewNode) -> io::Result<Side> {
     }
     let mut bytes = vec![0; usize::try_from(new.size).unwrap_or(0)];
     archive.read_exact_at(&mut bytes, new.offset)?;
-    Ok(Side { mode, content: Content::Text(bytes) })
+    Ok(Side { mode, content: of_text(bytes) })
+}
+
+fn of_text(bytes: Vec<u8>) -> Content {
+    match bytes.iter().filter(|byte| **byte == b'\n').count() {
+        ..=MAX_LINES => Content::Text(bytes),
+        _ => Content::Large,
+    }
 }
 
 fn compare(
@@ -233,6 +325,7 @@ fn compare(
     name: &[u8],
     old: Option<&Side>,
     new: Option<&Side>,
+    search: Duration,
 ) -> io::Result<()> {
     let (a, b) = (prefixed(b"a/", name), prefixed(b"b/", name));
     match (old, new) {
@@ -247,7 +340,6 @@ fn compare(
         }
         _ => {}
     }
-    let empty = Vec::new();
     let text = |side: Option<&Side>| match side.map(|side| &side.content) {
         None => Some(false),
         Some(Content::Text(bytes)) => Some(bytes[..bytes.len().min(BINARY_PROBE)].contains(&0)),
@@ -262,13 +354,7 @@ fn compare(
         (None, _) | (_, None) => {
             out.write_all(b"# what was sent is no longer on the host, so this is not compared\n")
         }
-        (Some(false), Some(false)) => {
-            let bytes = |side: Option<&Side>| match side.map(|side| &side.content) {
-                Some(Content::Text(bytes)) => bytes.clone(),
-                _ => empty.clone(),
-            };
-            hunks(out, from, to, &bytes(old), &bytes(new))
-        }
+        (Some(false), Some(false)) => hunks(out, from, to, text_of(old), text_of(new), search),
         _ => {
             // The same bytes with another mode are no difference.
             if let (
@@ -284,12 +370,26 @@ fn compare(
     }
 }
 
-fn hunks(out: &mut impl Write, from: &[u8], to: &[u8], old: &[u8], new: &[u8]) -> io::Result<()> {
+fn text_of(side: Option<&Side>) -> &[u8] {
+    match side.map(|side| &side.content) {
+        Some(Content::Text(bytes)) => bytes,
+        _ => &[],
+    }
+}
+
+fn hunks(
+    out: &mut impl Write,
+    from: &[u8],
+    to: &[u8],
+    old: &[u8],
+    new: &[u8],
+    search: Duration,
+) -> io::Result<()> {
     if old == new {
         return Ok(());
     }
     let diff =
-        TextDiff::configure().algorithm(Algorithm::Myers).timeout(SEARCH).diff_lines(old, new);
+        TextDiff::configure().algorithm(Algorithm::Myers).timeout(search).diff_lines(old, new);
     // A tab ends a name that has blanks in it.
     let end = |name: &[u8]| if name.contains(&b' ') { &b"\t\n"[..] } else { b"\n" };
     out.write_all(&[b"--- ", from, end(from), b"+++ ", to, end(to)].concat())?;

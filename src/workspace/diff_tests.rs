@@ -131,3 +131,61 @@ fn pages_end_at_lines_and_together_are_the_whole() {
     fs::write(&file, "").unwrap();
     assert_eq!(page(&file, 0, 100).unwrap(), Page { text: String::new(), pages: 1 });
 }
+
+/// A change set of so many new files of `text`.
+fn many(count: usize, text: &str) -> (Place, ChangeSet, std::path::PathBuf) {
+    let place = Place::new(&Tree::new());
+    let to: Tree = (0..count).map(|n| (path(format!("f{n:05}")), file(text))).collect();
+    let (set, archive) = place.changes(&place.snapshot(), &Tree::new(), &to);
+    (place, set, archive)
+}
+
+#[test]
+fn a_patch_is_cut_between_files_and_says_so() {
+    let (place, set, archive) = many(100, "text\n");
+    let cut_at = |bytes, time| {
+        let file = place.dir.path().join("diff.patch");
+        let out = File::create(&file).unwrap();
+        patch_within(Most { bytes, time }, &place.workspace, &set, &archive, out).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        (text.matches("+text\n").count(), not_shown(&file).unwrap(), file)
+    };
+    let hour = Duration::from_secs(3600);
+    assert_eq!(cut_at(u64::MAX, hour).1, None);
+    assert_eq!(cut_at(u64::MAX, Duration::ZERO).1, Some(100));
+    let whole = fs::metadata(cut_at(u64::MAX, hour).2).unwrap().len();
+    let (shown, left, file) = cut_at(whole / 2, hour);
+    assert_eq!(left, Some(100 - shown));
+    assert!((50..=52).contains(&shown), "{shown}");
+    assert_eq!(cut_at(whole, hour).1, None, "all of it is within");
+    let _ = cut_at(whole / 2, hour);
+    // What is asked for by path has no line of its own about it.
+    assert_eq!(page_of(&file, &[path("f00099")], 0, 1 << 20).unwrap().text, "");
+    let last = page(&file, 0, 1 << 20).unwrap().text;
+    assert!(last.ends_with(&cut_line(100 - shown)), "{last}");
+}
+
+#[test]
+fn no_name_of_a_file_looks_like_the_mark_of_a_cut() {
+    let name = "diff cut: 7 more changes are not shown";
+    let place = Place::new(&tree([(name, Item::Dir)]));
+    let text = patch_of(&place, &Tree::new());
+    let file = place.dir.path().join("diff.patch");
+    fs::write(&file, text).unwrap();
+    assert_eq!(not_shown(&file).unwrap(), None);
+}
+
+#[test]
+fn the_worst_files_take_a_bounded_time() {
+    // Nothing in common, and as many lines as are compared.
+    let lines = |word: &str| {
+        (0..MAX_LINES).map(|n| format!("{word}{}\n", n * 7919 % 99_991)).collect::<String>()
+    };
+    let (old, new) = (lines("a"), lines("b"));
+    let started = Instant::now();
+    let mut out = Vec::new();
+    hunks(&mut out, b"a/x", b"b/x", old.as_bytes(), new.as_bytes(), SEARCH).unwrap();
+    eprintln!("{:?} for {} lines each", started.elapsed(), MAX_LINES);
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(matches!(of_text(vec![b'\n'; MAX_LINES + 1]), Content::Large));
+}

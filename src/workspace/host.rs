@@ -451,3 +451,7 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "host_race_tests.rs"]
+mod race_tests;

@@ -147,6 +147,27 @@ fn links_of_one_change_set_that_lead_out_together() {
 }
 
 #[test]
+fn links_that_lead_out_where_the_host_knows_no_case() {
+    let place = Place::new();
+    place.write("d/e/f", "f").link("Mine", place.outside()).link("d/Up", "..");
+    for (path, target) in [
+        ("a", "mine/secret"),
+        ("a", "MINE"),
+        ("D/a", "uP/mINE/secret"),
+        ("d/e/a", "../../d/up/mine"),
+    ] {
+        let run = place.play(&Tar::default().link(path, target).end(&[])).unwrap();
+        assert!(run.held().contains(&path.to_owned()), "{path} {target}");
+    }
+    // Which of the two it leads through, only the host knows.
+    let both = Tar::default().link("mine", "d").link("a", "mine/e");
+    assert_eq!(place.play(&both.end(&[])).unwrap().held(), ["a"]);
+    place.link("Ärger", place.outside());
+    let run = place.play(&Tar::default().link("b", "ärger/x").end(&[])).unwrap();
+    held(&run, "b", Hold::Person, "through another one");
+}
+
+#[test]
 fn two_runs_do_not_do_what_one_may_not() {
     let place = Place::new();
     place.write("real/f", "f");

@@ -9,10 +9,10 @@ use std::time::Duration;
 use mcp_codex_orchestrator::path::RelPath;
 use mcp_codex_orchestrator::workspace::classify::classify;
 use mcp_codex_orchestrator::workspace::receive::{ReceiveLimits, receive};
-use mcp_codex_orchestrator::workspace::{Node, NodeKind, Snapshot};
+use mcp_codex_orchestrator::workspace::{Node, NodeKind, Snapshot, diff};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::place::protect;
+use super::place::{Place, protect};
 use super::tar::Tar;
 
 /// Counts what each thread has allocated.
@@ -138,6 +138,28 @@ fn a_million_empty_files_are_taken_where_they_may_come() {
     let (most, changes) = peak(|| take(stream, &Snapshot::default(), &limits));
     eprintln!("{changes} changes: {} MB at most", most / 1_000_000);
     assert!(changes == 1_000_000 && most < EACH * 1_000_000, "{most}");
+}
+
+#[test]
+fn a_diff_of_the_worst_files_takes_no_more_memory_than_was_said() {
+    // Nothing in common; as many lines as may be, and then one more.
+    for (lines, compared) in [(100_000, true), (100_001, false)] {
+        let place = Place::new();
+        let text = |word| (0..lines).map(|n| format!("{word}{n}\n")).collect::<String>();
+        place.write("a", &text("x")).write("b", &text("x"));
+        let tar = Tar::default().file("a", text("y")).file("b", text("y"));
+        let run = place.take(&tar.end(&[])[..], &place.snapshot()).unwrap();
+        let archive = run.folder.join("changes.tar");
+        let file = run.folder.join("diff.patch");
+        let out = std::fs::File::create(&file).unwrap();
+        let (most, done) = peak(|| diff::patch(&place.workspace, &run.set, &archive, out));
+        done.unwrap();
+        eprintln!("{lines} lines each: {} MB at most", most / 1_000_000);
+        assert!(most < 64 << 20, "{most}");
+        let shown = std::fs::read_to_string(&file).unwrap();
+        assert_eq!(shown.contains("+y7\n"), compared);
+        assert_eq!(shown.contains("Binary files"), !compared);
+    }
 }
 
 /// Time of this thread alone, whatever else the machine does.

@@ -6,6 +6,7 @@
 mod endless;
 mod git_rules;
 mod held;
+mod ignored;
 mod large;
 mod legal;
 mod place;

@@ -16,6 +16,7 @@ use mcp_codex_orchestrator::workspace::classify::{Policy, classify};
 use mcp_codex_orchestrator::workspace::receive::{ReceiveError, ReceiveLimits, receive};
 use mcp_codex_orchestrator::workspace::root::open_unchecked;
 use mcp_codex_orchestrator::workspace::send::{SendRules, send};
+use mcp_codex_orchestrator::workspace::undo::{Undone, undo};
 use mcp_codex_orchestrator::workspace::{Snapshot, Workspace, diff};
 use tempfile::TempDir;
 
@@ -118,6 +119,19 @@ impl Place {
         let state = self.dir.path().join("state");
         let parts = Parts { run: &name, folder: &run.folder, state: &state };
         apply(&self.workspace, &mut run.set, &[], OnConflict::HoldAll, &parts)
+    }
+
+    pub(crate) fn undo(&self, run: &mut Run) -> Result<Undone, ApplyError> {
+        let name = run.folder.file_name().unwrap().to_string_lossy().into_owned();
+        let state = self.dir.path().join("state");
+        let parts = Parts { run: &name, folder: &run.folder, state: &state };
+        undo(&self.workspace, &mut run.set, &[], &parts)
+    }
+
+    /// With what lies outside now taken for what must stay there.
+    pub(crate) fn with_all_outside(mut self) -> Self {
+        self.outside = listing(&self.outside());
+        self
     }
 
     /// Everything that a run goes through, the diff among it; and nothing outside is touched.

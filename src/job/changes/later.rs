@@ -35,7 +35,7 @@ pub(in crate::job) async fn diff(
         let set = files.load()?;
         let wanted = parse_paths(&call.paths)?;
         let number = call.page as u64;
-        let page = if !files.diff_patch.exists() {
+        let mut page = if !files.diff_patch.exists() {
             diff::Page { text: String::new(), pages: 1 }
         } else if wanted.is_empty() {
             diff::page(&files.diff_patch, number - 1, PAGE_BYTES).map_err(|e| not_read(&e))?
@@ -47,6 +47,19 @@ pub(in crate::job) async fn diff(
             return Err(Failure::new(
                 ErrorKind::InvalidArgument,
                 format!("page {number} does not exist; the diff has {} pages", page.pages),
+            ));
+        }
+        let not_shown = match files.diff_patch.exists() {
+            true => diff::not_shown(&files.diff_patch).map_err(|e| not_read(&e))?,
+            false => None,
+        };
+        // The last page of all of it has it as its last line.
+        if let Some(changes) = not_shown
+            && (!wanted.is_empty() || number < page.pages)
+        {
+            page.text.push_str(&format!(
+                "# the diff is cut: the last {changes} changes are not shown, and may be among what \
+                 was asked for; changes.json in the run's folder names them\n"
             ));
         }
         Ok(DiffPage {

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, ReadBuf, ReadHalf, WriteHalf};
 
-use super::{KeeperError, Lost, answer, refused};
+use super::{KeeperError, Lost, answer};
 use crate::keeper::frame::{FrameReader, FrameWriter, Kind};
 use crate::keeper::mux::Stream;
 use crate::keeper::wire::CollectReport;
@@ -52,7 +52,7 @@ impl Collect {
                 Ok(Some(frame)) if frame.kind == Kind::Data => {}
                 Ok(Some(frame)) if frame.kind == Kind::End => self.state = State::Ended,
                 Ok(Some(frame)) if frame.kind == Kind::Refused => {
-                    return Err(refused(&frame.payload));
+                    return Err(KeeperError::refused(&frame.payload));
                 }
                 Ok(Some(frame)) => {
                     return Err(KeeperError::Corrupt(format!("{:?} within data", frame.kind)));
@@ -88,7 +88,7 @@ impl AsyncRead for Collect {
                 }
                 Ok(Some(frame)) if frame.kind == Kind::End => this.state = State::Ended,
                 Ok(Some(frame)) if frame.kind == Kind::Refused => {
-                    this.state = State::Refused(refused(&frame.payload));
+                    this.state = State::Refused(KeeperError::refused(&frame.payload));
                 }
                 Ok(Some(frame)) => {
                     let what = format!("{:?} frame within collected data", frame.kind);

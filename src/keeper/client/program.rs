@@ -2,7 +2,7 @@
 
 use tokio::io::{ReadHalf, WriteHalf};
 
-use super::{KeeperError, Lost, refused};
+use super::{KeeperError, Lost, Said};
 use crate::keeper::frame::{FrameError, FrameReader, FrameWriter, Kind, MAX_DATA};
 use crate::keeper::mux::Stream;
 use crate::keeper::wire::ExitReport;
@@ -42,7 +42,9 @@ impl Program {
     ) -> Result<Self, KeeperError> {
         match frames.next().await {
             Ok(Some(frame)) if frame.kind == Kind::Started => {}
-            Ok(Some(frame)) if frame.kind == Kind::Refused => return Err(refused(&frame.payload)),
+            Ok(Some(frame)) if frame.kind == Kind::Refused => {
+                return Err(KeeperError::refused(&frame.payload));
+            }
             Ok(Some(frame)) => {
                 return Err(KeeperError::Corrupt(format!("{:?} before the start", frame.kind)));
             }
@@ -77,10 +79,10 @@ impl Program {
             Ok(Some(frame)) => match frame.kind {
                 Kind::Data => Ok(ProgramEvent::Stdout(frame.payload)),
                 Kind::Stderr => Ok(ProgramEvent::Stderr(frame.payload)),
-                Kind::Refused => Err(refused(&frame.payload)),
+                Kind::Refused => Err(KeeperError::refused(&frame.payload)),
                 Kind::Reply => {
                     let report: ExitReport =
-                        frame.json().map_err(|error| KeeperError::Corrupt(error.to_string()))?;
+                        frame.json().map_err(KeeperError::corrupt).and_then(ExitReport::checked)?;
                     self.ended = true;
                     if report.nonce != self.nonce {
                         return Err(KeeperError::Corrupt("exit report of another run".to_owned()));

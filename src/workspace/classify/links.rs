@@ -12,8 +12,23 @@ const MAX_HOPS: u32 = 40;
 /// How many names one link may lead through.
 const MAX_STEPS: u32 = 1024;
 
-/// All links of the tree as it would be after the run.
-pub(super) struct Links<'a>(HashMap<&'a [u8], &'a [u8]>);
+/// All links of the tree as it would be after the run, by their paths in one case: where the host
+/// knows no case, a link is reached by any spelling.
+pub(super) struct Links<'a>(HashMap<Vec<u8>, Target<'a>>);
+
+enum Target<'a> {
+    One(&'a [u8]),
+    /// Of links that differ in their case alone; which of them is meant, the host decides.
+    Several,
+}
+
+/// A path or name in the one case under which links are known here.
+fn folded(path: &[u8]) -> Vec<u8> {
+    match std::str::from_utf8(path) {
+        Ok(path) if !path.is_ascii() => path.to_lowercase().into_bytes(),
+        _ => path.to_ascii_lowercase(),
+    }
+}
 
 impl<'a> Links<'a> {
     pub(super) fn new(changes: &'a [Change], snapshot: &'a Snapshot) -> Self {
@@ -23,10 +38,17 @@ impl<'a> Links<'a> {
         });
         // A link that was removed stays here: it is there until the change is applied, and what
         // leads through it is not what it was.
-        let mut links: HashMap<_, _> = sent.collect();
+        let mut exact: HashMap<&[u8], &[u8]> = sent.collect();
         for change in changes {
             if let Some(target) = change.new.as_ref().and_then(|new| new.target.as_ref()) {
-                links.insert(change.path.as_bytes(), &target.0[..]);
+                exact.insert(change.path.as_bytes(), &target.0[..]);
+            }
+        }
+        let mut links = HashMap::with_capacity(exact.len());
+        for (path, target) in exact {
+            let known = links.entry(folded(path)).or_insert(Target::One(target));
+            if !matches!(known, Target::One(known) if *known == target) {
+                *known = Target::Several;
             }
         }
         Self(links)
@@ -39,7 +61,7 @@ impl<'a> Links<'a> {
     }
 
     fn way_reason(&self, path: &RelPath, target: &[u8]) -> Option<&'static str> {
-        let mut at: Vec<u8> = path.parent().map_or(Vec::new(), |parent| parent.as_bytes().to_vec());
+        let mut at: Vec<u8> = path.parent().map_or(Vec::new(), |parent| folded(parent.as_bytes()));
         let mut todo: Vec<&[u8]> = target.rsplit(|byte| *byte == b'/').collect();
         let (mut hops, mut steps) = (0, 0);
         while let Some(name) = todo.pop() {
@@ -68,8 +90,11 @@ impl<'a> Links<'a> {
             if !at.is_empty() {
                 at.push(b'/');
             }
-            at.extend_from_slice(name);
+            at.extend_from_slice(&folded(name));
             if let Some(next) = self.0.get(&at[..]) {
+                let Target::One(next) = next else {
+                    return Some("a link through one of several that differ only in case");
+                };
                 if next.first() == Some(&b'/') {
                     return Some("a link that leads out of the workspace through another one");
                 }
