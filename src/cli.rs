@@ -3,6 +3,7 @@
 //! A command gives data to `out` and an [`Outcome`] to `main`, which alone knows exit codes. With
 //! `serve` stdout belongs to the protocol, so nothing is printed there.
 
+mod auth;
 mod client_config;
 mod config;
 mod demo;
@@ -55,6 +56,9 @@ pub enum Command {
     /// The records of runs.
     #[command(subcommand)]
     Runs(runs::Command),
+    /// The credential for the model provider.
+    #[command(subcommand)]
+    Auth(auth::Command),
     /// The settings.
     #[command(subcommand)]
     Config(config::Command),
@@ -215,6 +219,7 @@ impl Command {
             Self::Ps(arguments) => ps::execute(&arguments, &context).await,
             Self::Reap(arguments) => reap::execute(&arguments, &context).await,
             Self::Runs(command) => runs::execute(command, &context).await,
+            Self::Auth(command) => auth::execute(&command, &context),
             Self::Config(command) => config::execute(&command, &context),
             Self::Demo(arguments) => demo::execute(arguments, &context).await,
             Self::ClientConfig(_) | Self::Image(_) => self.execute_without_settings(None).await,

@@ -38,7 +38,7 @@ use crate::config::Config;
 use crate::container::Starter;
 use crate::engine::{Engine, EngineFacts};
 use crate::failure::{ErrorKind, Failure};
-use crate::model::credentials::{self, Credential};
+use crate::model::credentials::{self, Files};
 use crate::model::gateway::Gateway;
 use crate::pool::Pool;
 use crate::pool::owner::Owner;
@@ -99,6 +99,8 @@ pub struct Places {
     pub state: PathBuf,
     /// `docker/.env` of a checkout, if this is one.
     pub docker_env: Option<PathBuf>,
+    /// `CODEX_HOME` of the host, with the login in it.
+    pub codex_home: PathBuf,
 }
 
 /// Everything that outlives a single job.
@@ -113,7 +115,7 @@ pub struct Orchestrator {
     engine_facts: Arc<Mutex<Option<EngineFacts>>>,
     pool: Pool<Starter>,
     /// The gateway for the credential it was made for; made anew when that changes.
-    gateway: Mutex<Option<(Credential, Gateway)>>,
+    gateway: Mutex<Option<Gateway>>,
     /// Applies under way, which the end of the server waits for.
     applies: TaskTracker,
     /// Cancelled by [`Orchestrator::stop`]: what takes long is given up.
@@ -206,6 +208,11 @@ impl Orchestrator {
         if tokio::time::timeout(APPLY_END, self.applies.wait()).await.is_err() {
             tracing::error!("the server ends while changes are still being written");
         }
+        let gateway = self.gateway.lock().clone();
+        if let Some(gateway) = gateway {
+            // Bounded by itself; one that is cut off would cost the user the login.
+            gateway.credential().settle().await;
+        }
     }
 
     /// The pool.
@@ -230,16 +237,23 @@ impl Orchestrator {
     fn gateway(&self) -> Result<Gateway, Failure> {
         let model = &self.config.model;
         let lookup = |name: &str| (self.lookup)(name);
-        let credential = credentials::find(model.auth, lookup, self.places.docker_env.as_deref())?;
+        let files = Files {
+            docker_env: self.places.docker_env.as_deref(),
+            codex_home: &self.places.codex_home,
+        };
+        let credential = credentials::find(model, lookup, files)?;
         let mut kept = self.gateway.lock();
-        if let Some((for_credential, gateway)) = &*kept
-            && *for_credential == credential
+        if let Some(gateway) = &*kept
+            && gateway.credential().serves_for(&credential)
         {
             return Ok(gateway.clone());
         }
-        let gateway = Gateway::new(model, credential.clone())
+        for warning in credential.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let gateway = Gateway::new(model, credential)
             .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
-        *kept = Some((credential, gateway.clone()));
+        *kept = Some(gateway.clone());
         Ok(gateway)
     }
 }

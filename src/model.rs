@@ -14,6 +14,6 @@ pub mod gateway;
 pub mod redact;
 pub mod scripted;
 
-pub use self::credentials::{Credential, CredentialError};
+pub use self::credentials::{Credential, CredentialError, LoginError};
 pub use self::gateway::{Gateway, GatewayError, Traffic, TrafficReport};
 pub use self::redact::redact;

@@ -136,3 +136,59 @@ fn runs_prune_says_what_went() {
     let again: serde_json::Value = serde_json::from_str(&prune(&["--json"])).unwrap();
     assert_eq!(again, serde_json::json!({"removed": [], "slimmed": [], "bytes": 0}));
 }
+
+#[test]
+fn auth_status_tells_whose_login_it_is_and_never_shows_it() {
+    use base64::Engine as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let home = tempfile::tempdir().unwrap();
+    let status = |arguments: &[&str], key: &str| {
+        let mut command = program(home.path());
+        let output = command.args(["auth", "status"]).args(arguments).env("OPENAI_API_KEY", key);
+        let Output { status, stdout, stderr } = output.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (status.code(), text(stdout), text(stderr))
+    };
+    let (code, stdout, stderr) = status(&[], "");
+    assert_eq!((code, stdout.as_str()), (Some(3), ""));
+    assert!(stderr.contains("run codex login") && stderr.lines().count() == 1, "{stderr}");
+
+    let (code, stdout, _) = status(&[], "sk-secret-1");
+    assert_eq!((code, stdout.as_str()), (Some(0), "OPENAI_API_KEY in the environment.\n"));
+
+    let claims = serde_json::json!({"exp": 4_102_444_800_i64, "email": "me@example.org",
+        "https://api.openai.com/auth": {"chatgpt_plan_type": "plus"}});
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(claims.to_string());
+    let token = format!("eyJhbGciOiJub25lIn0.{claims}.secret");
+    let login = serde_json::json!({"auth_mode": "chatgpt", "tokens": {"id_token": token,
+        "access_token": token, "refresh_token": "secret-2", "account_id": "acc"}});
+    let file = home.path().join(".codex/auth.json");
+    std::fs::create_dir(home.path().join(".codex")).unwrap();
+    std::fs::write(&file, login.to_string()).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (code, stdout, stderr) = status(&[], "");
+    assert_eq!(code, Some(0));
+    assert_eq!(
+        stdout,
+        format!(
+            "ChatGPT login in {} of me@example.org, plan plus, good until 2100-01-01T00:00:00Z, \
+             refreshed ten minutes before.\n",
+            file.display()
+        )
+    );
+    assert!(stderr.contains("chmod 600"), "{stderr}");
+    let (_, json, _) = status(&["--json"], "");
+    let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&value["kind"], &value["account"]), (&"chatgpt".into(), &"me@example.org".into()));
+    assert_eq!(value["expired"], false);
+    assert!(!(stdout + &stderr + &json).contains("secret"));
+
+    std::fs::write(&file, "{\"auth_mode\": \"chatgpt\", \"tokens\": {\"access_token\": \"sec")
+        .unwrap();
+    let (code, stdout, stderr) = status(&[], "");
+    assert_eq!((code, stdout.as_str()), (Some(3), ""));
+    assert!(stderr.contains("is no JSON, perhaps cut off; run codex login again"), "{stderr}");
+    // Nothing was made or changed by looking.
+    assert_eq!(std::fs::read_dir(home.path().join(".codex")).unwrap().count(), 1);
+}

@@ -49,7 +49,7 @@ fn each_outer_library_is_used_in_one_place_only() {
     only_in(&["bollard::"], &["engine/docker"]);
     only_in(&["deadpool::"], &["pool"]);
     only_in(&["yamux::"], &["keeper/mux"]);
-    only_in(&["reqwest::"], &["model/gateway"]);
+    only_in(&["reqwest::"], &["model/gateway", "model/credentials/refresh.rs"]);
 }
 
 #[test]

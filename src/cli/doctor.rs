@@ -2,10 +2,9 @@
 
 use serde::Serialize;
 
-use super::{Context, Outcome, Stopped, engine, out};
+use super::{Context, Outcome, Stopped, auth, engine, out};
 use crate::container::check_image;
 use crate::engine::Engine;
-use crate::model::credentials::{self, Source};
 use crate::workspace::root::Roots;
 
 /// Flags of `doctor`.
@@ -75,22 +74,12 @@ async fn engine_and_image(context: &Context) -> [Check; 2] {
 }
 
 fn credential(context: &Context) -> Check {
-    let docker_env = context.paths.checkout.as_ref().map(|root| root.join("docker/.env"));
-    let found = credentials::find(
-        context.loaded.config.model.auth,
-        |name| (context.lookup)(name),
-        docker_env.as_deref(),
-    );
-    Check::new(
-        "credential",
-        found
-            .map(|credential| match credential.source() {
-                Source::Environment => "OPENAI_API_KEY in the environment".to_owned(),
-                Source::File(path) => format!("OPENAI_API_KEY in {}", path.display()),
-                Source::Unneeded => "none needed (model.auth = \"none\")".to_owned(),
-            })
-            .map_err(|error| error.to_string()),
-    )
+    let found = auth::find(context).map(|credential| {
+        let status = credential.status();
+        let warnings = status.warnings.iter().map(|warning| format!("; {warning}"));
+        status.line() + &warnings.collect::<String>()
+    });
+    Check::new("credential", found.map_err(|error| error.to_string()))
 }
 
 fn workspace(context: &Context) -> Check {

@@ -71,5 +71,6 @@ pub(super) fn places(context: &Context) -> Places {
         runs: paths.runs.clone(),
         state: paths.state.clone(),
         docker_env: paths.checkout.as_ref().map(|checkout| checkout.join("docker/.env")),
+        codex_home: paths.codex_home.clone(),
     }
 }

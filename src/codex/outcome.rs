@@ -165,6 +165,7 @@ const TOLD: &[(&[&str], &str)] = &[
         &["the gateway refused", "goes to the model provider"],
         "the gateway refused what Codex asked of the model provider",
     ),
+    (&["run codex login", "chatgpt login"], "the login for the model provider cannot be used"),
     (
         &["idle timeout", "stream disconnected", "stream closed", " broke off: "],
         "the connection to the model provider broke off again and again; call again later",
@@ -183,7 +184,8 @@ const TOLD: &[(&[&str], &str)] = &[
     ),
     (
         &["401 unauthorized", "invalid_api_key", "incorrect api key"],
-        "the model provider refused the credential; check OPENAI_API_KEY",
+        "the model provider refused the credential; check OPENAI_API_KEY or the login \
+         (mcp-codex-orchestrator auth status says which is used)",
     ),
     (
         &["403 forbidden"],

@@ -20,8 +20,12 @@ pub struct ModelConfig {
 pub enum Auth {
     /// The first of the known places that has one.
     Auto,
-    /// `OPENAI_API_KEY`, from the environment or `docker/.env` of a checkout.
+    /// An API key: `OPENAI_API_KEY` in the environment or `docker/.env` of a checkout, or
+    /// `auth.json`.
     ApiKey,
+    /// The ChatGPT login in `auth.json`.
+    #[serde(rename = "chatgpt")]
+    ChatGpt,
     /// None: for a local server of the Responses API.
     None,
 }

@@ -1,20 +1,62 @@
-//! The credential for the model provider: found once at start, known to the gateway alone.
+//! The credential for the model provider: found on the host, known to the gateway alone.
+//!
+//! | `model.auth` | looked for, in this order |
+//! |---|---|
+//! | `auto` | `OPENAI_API_KEY` in the environment, in `docker/.env` of a checkout, `auth.json` in `CODEX_HOME` |
+//! | `api-key` | the same, of `auth.json` only an API key |
+//! | `chatgpt` | `auth.json`, only a ChatGPT login |
+//! | `none` | nothing |
+//!
+//! A ChatGPT login goes to another `model.base_url` than the default only if `chatgpt` is asked
+//! for by name. How it is refreshed: [`chatgpt`].
+
+mod api_key;
+mod auth_file;
+mod chatgpt;
+mod jwt;
+mod lock;
+mod refresh;
+mod status;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::config::Auth;
+use hyper::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+
+use self::auth_file::{AuthFile, Form};
+use self::chatgpt::{Login, Tokens};
+use crate::config::{Auth, ModelConfig};
 use crate::failure::{ErrorKind, Failure};
 use crate::model::redact::{REDACTED, redact};
 
-/// The variable that holds the key, in the environment and in `docker/.env`.
-const KEY: &str = "OPENAI_API_KEY";
+pub use self::chatgpt::LoginError;
+pub use self::refresh::TOKEN_ENDPOINT;
+pub use self::status::Status;
+
+/// The provider of API keys; the default of `model.base_url`.
+const OPENAI: &str = "https://api.openai.com/v1";
+
+/// The provider of ChatGPT logins, which the default stands for with one.
+const CHATGPT: &str = "https://chatgpt.com/backend-api/codex";
+
+/// The header in which Codex names the account of a ChatGPT login.
+const ACCOUNT: HeaderName = HeaderName::from_static("chatgpt-account-id");
 
 /// What the gateway adds to a request, or nothing. Its `Debug` shows only where it came from.
-#[derive(Clone, PartialEq, Eq)]
+/// Clones of a ChatGPT login share its tokens.
+#[derive(Clone)]
 pub struct Credential {
-    secret: Option<String>,
+    kind: Kind,
     source: Source,
+    warnings: Vec<String>,
+}
+
+#[derive(Clone)]
+enum Kind {
+    None,
+    ApiKey(String),
+    ChatGpt(Arc<Login>),
 }
 
 /// Where a credential came from; safe to show.
@@ -26,6 +68,17 @@ pub enum Source {
     Environment,
     /// `OPENAI_API_KEY` in this file.
     File(PathBuf),
+    /// The ChatGPT login in this file.
+    Login(PathBuf),
+}
+
+/// The files that may hold a credential; none need exist.
+#[derive(Clone, Copy, Debug)]
+pub struct Files<'a> {
+    /// `docker/.env` of a checkout.
+    pub docker_env: Option<&'a Path>,
+    /// `CODEX_HOME`, with `auth.json` in it.
+    pub codex_home: &'a Path,
 }
 
 /// Why there is no credential.
@@ -34,16 +87,44 @@ pub enum CredentialError {
     /// Nowhere one was found.
     #[error(
         "no credential for the model provider was found; set OPENAI_API_KEY in the environment \
-         this server is started with (in your MCP client's configuration of it), or set \
-         model.auth = \"none\" with model.base_url for a local server that needs none"
+         this server is started with (in your MCP client's configuration of it), or run codex \
+         login on its machine, or set model.auth = \"none\" with model.base_url for a local \
+         server that needs none"
     )]
     Missing,
+    /// A ChatGPT login is asked for and there is none.
+    #[error(
+        "{path} holds no ChatGPT login; run codex login on the machine of this server, or set \
+         model.auth = \"auto\" to use an API key"
+    )]
+    NoLogin {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is a ChatGPT login, and a provider that is not its own.
+    #[error(
+        "the ChatGPT login in {path} is not sent to the model.base_url that is set; set \
+         model.auth = \"chatgpt\" to send it there, OPENAI_API_KEY for that provider's key, or \
+         model.auth = \"none\" if it needs none"
+    )]
+    OtherProvider {
+        /// The file.
+        path: PathBuf,
+    },
     /// The key has characters that no HTTP header may hold.
     #[error(
         "the OPENAI_API_KEY from {0} has characters that no HTTP header may hold; set it again \
          without line breaks or quotes"
     )]
     Malformed(String),
+    /// `auth.json` is there and cannot be used.
+    #[error("{path} {what}; run codex login again, or set OPENAI_API_KEY in the environment")]
+    AuthFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong; nothing of its content.
+        what: &'static str,
+    },
     /// The file is there but cannot be read.
     #[error("{path} cannot be read: {source}; mend it or set OPENAI_API_KEY in the environment")]
     Unreadable {
@@ -60,38 +141,48 @@ impl From<CredentialError> for Failure {
     }
 }
 
-/// Finds the credential that `auth` asks for: `OPENAI_API_KEY` by `lookup` (the environment), else
-/// from `docker_env`, the `docker/.env` of a checkout, which need not exist.
+/// Finds the credential that `model.auth` asks for, see the table above; `lookup` gives environment
+/// variables. Asks no one over the network.
 ///
 /// # Errors
 ///
 /// [`CredentialError`]; each converts to a [`Failure`] of kind `auth_missing`.
 pub fn find(
-    auth: Auth,
+    model: &ModelConfig,
     lookup: impl Fn(&str) -> Option<String>,
-    docker_env: Option<&Path>,
+    files: Files<'_>,
 ) -> Result<Credential, CredentialError> {
+    let auth = model.auth;
     if auth == Auth::None {
-        return Ok(Credential { secret: None, source: Source::Unneeded });
+        return Ok(Credential::none());
     }
-    let present = |value: String| Some(value.trim().to_owned()).filter(|v| !v.is_empty());
-    if let Some(key) = lookup(KEY).and_then(present) {
-        return Credential::checked(key, Source::Environment);
-    }
-    if let Some(path) = docker_env {
-        match std::fs::read_to_string(path) {
-            Ok(text) => {
-                if let Some(key) = env_file_value(&text, KEY).and_then(present) {
-                    return Credential::checked(key, Source::File(path.to_owned()));
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(CredentialError::Unreadable { path: path.to_owned(), source });
-            }
+    if auth != Auth::ChatGpt {
+        if let Some(key) = api_key::in_environment(lookup) {
+            return Credential::checked(key, Source::Environment);
+        }
+        if let Some(path) = files.docker_env
+            && let Some(key) = api_key::in_file(path)?
+        {
+            return Credential::checked(key, Source::File(path.to_owned()));
         }
     }
-    Err(CredentialError::Missing)
+    let path = files.codex_home.join("auth.json");
+    let file = AuthFile::read(&path)?;
+    let warnings: Vec<String> = file.iter().filter_map(AuthFile::warning).collect();
+    match (auth, file.map(|file| file.form)) {
+        (Auth::Auto | Auth::ApiKey, Some(Form::ApiKey(key))) => {
+            Ok(Credential { warnings, ..Credential::checked(key, Source::File(path))? })
+        }
+        (Auth::Auto, Some(Form::ChatGpt(_))) if !is_default(&model.base_url) => {
+            Err(CredentialError::OtherProvider { path })
+        }
+        (Auth::Auto | Auth::ChatGpt, Some(Form::ChatGpt(stored))) => {
+            let login = Arc::new(Login::new(files.codex_home, TOKEN_ENDPOINT, stored));
+            Ok(Credential { kind: Kind::ChatGpt(login), source: Source::Login(path), warnings })
+        }
+        (Auth::ChatGpt, _) => Err(CredentialError::NoLogin { path }),
+        _ => Err(CredentialError::Missing),
+    }
 }
 
 impl Credential {
@@ -104,9 +195,26 @@ impl Credential {
         Self::checked(key.into(), Source::Environment)
     }
 
+    /// The ChatGPT login in `codex_home`, refreshed at `token_endpoint`, as tests do.
+    ///
+    /// # Errors
+    ///
+    /// There is none, or the file cannot be used.
+    pub fn chatgpt(codex_home: &Path, token_endpoint: &str) -> Result<Self, CredentialError> {
+        let path = codex_home.join("auth.json");
+        match AuthFile::read(&path)?.map(|file| file.form) {
+            Some(Form::ChatGpt(stored)) => {
+                let login = Arc::new(Login::new(codex_home, token_endpoint, stored));
+                let source = Source::Login(path);
+                Ok(Self { kind: Kind::ChatGpt(login), source, warnings: Vec::new() })
+            }
+            _ => Err(CredentialError::NoLogin { path }),
+        }
+    }
+
     /// No credential: for a local server of the Responses API.
     pub fn none() -> Self {
-        Self { secret: None, source: Source::Unneeded }
+        Self { kind: Kind::None, source: Source::Unneeded, warnings: Vec::new() }
     }
 
     /// Where it came from.
@@ -114,16 +222,77 @@ impl Credential {
         &self.source
     }
 
-    /// The secret itself, for the `Authorization` header and nothing else.
-    pub(super) fn secret(&self) -> Option<&str> {
-        self.secret.as_deref()
+    /// What should be mended, a sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Whether this one, in use, is as good as `found`, which was found later: the same key, or the
+    /// login of the same account, whose tokens this one may know better.
+    pub fn serves_for(&self, found: &Self) -> bool {
+        let same = match (&self.kind, &found.kind) {
+            (Kind::None, Kind::None) => true,
+            (Kind::ApiKey(one), Kind::ApiKey(other)) => one == other,
+            (Kind::ChatGpt(one), Kind::ChatGpt(other)) => one.is_same(other),
+            _ => false,
+        };
+        same && self.source == found.source
+    }
+
+    /// Waits for a refresh that is under way, at most about a minute: a process that ends in the
+    /// middle of one loses the login.
+    pub async fn settle(&self) {
+        if let Kind::ChatGpt(login) = &self.kind {
+            login.settle().await;
+        }
     }
 
     /// `text` without this credential and without anything else that looks like one.
     pub fn redact(&self, text: &str) -> String {
-        match self.secret() {
-            Some(secret) => redact(&text.replace(secret, REDACTED)),
-            None => redact(text),
+        let without = |text: &str, secret: &str| text.replace(secret, REDACTED);
+        match &self.kind {
+            Kind::None => redact(text),
+            Kind::ApiKey(key) => redact(&without(text, key)),
+            Kind::ChatGpt(login) => {
+                let tokens = login.current();
+                let mut text = without(text, &tokens.stored.access);
+                if let Some(refresh) = &tokens.stored.refresh {
+                    text = without(&text, refresh);
+                }
+                redact(&text)
+            }
+        }
+    }
+
+    /// Whether requests go without one.
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self.kind, Kind::None)
+    }
+
+    /// The base URL that `configured` stands for.
+    pub(super) fn base_url<'a>(&self, configured: &'a str) -> &'a str {
+        match &self.kind {
+            Kind::ChatGpt(_) if is_default(configured) => CHATGPT,
+            _ => configured,
+        }
+    }
+
+    /// What one request takes along; a ChatGPT login is refreshed before, if it is time.
+    pub(super) async fn access(&self) -> Result<Access, LoginError> {
+        Ok(match &self.kind {
+            Kind::None => Access { bearer: None, tokens: None },
+            Kind::ApiKey(key) => Access { bearer: Some(key.clone()), tokens: None },
+            Kind::ChatGpt(login) => Access::of(login.tokens().await?),
+        })
+    }
+
+    /// What to try again with after the provider refused `access` with 401, if there is something.
+    pub(super) async fn after_refusal(&self, access: Access) -> Result<Option<Access>, LoginError> {
+        match (&self.kind, access.tokens) {
+            (Kind::ChatGpt(login), Some(tokens)) => {
+                Ok(login.after_refusal(tokens).await?.map(Access::of))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -131,8 +300,40 @@ impl Credential {
         if key.is_empty() || !key.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(CredentialError::Malformed(source.to_string()));
         }
-        Ok(Self { secret: Some(key), source })
+        Ok(Self { kind: Kind::ApiKey(key), source, warnings: Vec::new() })
     }
+}
+
+/// What one request takes along.
+pub(super) struct Access {
+    bearer: Option<String>,
+    tokens: Option<Arc<Tokens>>,
+}
+
+impl Access {
+    fn of(tokens: Arc<Tokens>) -> Self {
+        Self { bearer: Some(tokens.stored.access.clone()), tokens: Some(tokens) }
+    }
+
+    /// Writes it into `headers`.
+    pub(super) fn add_to(&self, headers: &mut HeaderMap) {
+        let mut add = |name: HeaderName, text: &str| {
+            if let Ok(mut value) = HeaderValue::from_str(text) {
+                value.set_sensitive(true);
+                headers.insert(name, value);
+            }
+        };
+        if let Some(bearer) = &self.bearer {
+            add(AUTHORIZATION, &format!("Bearer {bearer}"));
+        }
+        if let Some(account) = self.tokens.as_ref().and_then(|t| t.stored.account.as_deref()) {
+            add(ACCOUNT, account);
+        }
+    }
+}
+
+fn is_default(base_url: &str) -> bool {
+    base_url.trim().trim_end_matches('/') == OPENAI
 }
 
 impl fmt::Debug for Credential {
@@ -146,86 +347,10 @@ impl fmt::Display for Source {
         match self {
             Self::Unneeded => f.write_str("model.auth = \"none\""),
             Self::Environment => f.write_str("the environment"),
-            Self::File(path) => write!(f, "{}", path.display()),
+            Self::File(path) | Self::Login(path) => write!(f, "{}", path.display()),
         }
     }
-}
-
-/// The value of `name` in a file of `NAME=value` lines as Docker Compose reads them: `#` begins a
-/// comment at the start of a line or after a blank, `export` is allowed, quotes around the value
-/// go. The last line with the name wins.
-fn env_file_value(text: &str, name: &str) -> Option<String> {
-    let mut found = None;
-    for line in text.lines() {
-        let line = line.trim();
-        let line = line.strip_prefix("export ").unwrap_or(line);
-        let Some((key, value)) = line.split_once('=') else { continue };
-        if key.trim_end() != name {
-            continue;
-        }
-        let value = value.trim();
-        let quoted = ['"', '\''].iter().find_map(|q| value.strip_prefix(*q)?.split_once(*q));
-        found = Some(match quoted {
-            Some((inner, _)) => inner.to_owned(),
-            None => value.split(" #").next().unwrap_or_default().trim_end().to_owned(),
-        });
-    }
-    found
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn with(key: &'static str) -> impl Fn(&str) -> Option<String> {
-        move |name| (name == KEY && !key.is_empty()).then(|| key.to_owned())
-    }
-
-    #[test]
-    fn debug_shows_no_secret() {
-        let found = find(Auth::Auto, with("sk-very-secret"), None).unwrap();
-        assert_eq!(found.secret(), Some("sk-very-secret"));
-        assert!(!format!("{found:?}").contains("secret\""));
-        assert!(!format!("{found:?}").contains("sk-"));
-    }
-
-    #[test]
-    fn the_environment_goes_before_the_file_and_an_empty_value_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join(".env");
-        std::fs::write(&file, "# c\nexport OPENAI_API_KEY=\"sk-file\" # c\nOTHER=1\n").unwrap();
-        let from_file = find(Auth::ApiKey, with("  "), Some(&file)).unwrap();
-        assert_eq!(from_file.secret(), Some("sk-file"));
-        assert_eq!(from_file.source(), &Source::File(file.clone()));
-        let from_env = find(Auth::ApiKey, with("sk-env\n"), Some(&file)).unwrap();
-        assert_eq!(from_env.secret(), Some("sk-env"));
-    }
-
-    #[test]
-    fn lines_are_read_as_compose_reads_them() {
-        for (line, want) in [
-            ("OPENAI_API_KEY=a", Some("a")),
-            ("OPENAI_API_KEY = 'a b' # c", Some("a b")),
-            ("OPENAI_API_KEY=a#b # c", Some("a#b")),
-            ("#OPENAI_API_KEY=a", None),
-            ("XOPENAI_API_KEY=a", None),
-            ("OPENAI_API_KEY=", Some("")),
-            ("OPENAI_API_KEY=\"open", Some("\"open")),
-        ] {
-            assert_eq!(env_file_value(line, KEY).as_deref(), want, "{line}");
-        }
-    }
-
-    #[test]
-    fn none_needs_nothing_and_nothing_found_says_what_to_do() {
-        assert!(find(Auth::None, with("sk-x"), None).unwrap().secret().is_none());
-        let missing = Path::new("/nonexistent/.env");
-        let failure = Failure::from(find(Auth::Auto, with(""), Some(missing)).unwrap_err());
-        assert_eq!(failure.kind, ErrorKind::AuthMissing);
-        assert!(failure.sentence.contains("set OPENAI_API_KEY"), "{failure}");
-        assert!(matches!(
-            find(Auth::Auto, with("sk-a\nb"), None).unwrap_err(),
-            CredentialError::Malformed(_)
-        ));
-    }
-}
+mod tests;

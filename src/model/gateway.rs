@@ -12,7 +12,9 @@
 //! credential. Redirects are not followed; there are no cookies.
 //!
 //! Of a request only headers on a list pass, see [`headers`]; the provider's credential is added
-//! here and nowhere else.
+//! here and nowhere else. A ChatGPT login that the provider refuses with 401 is refreshed and the
+//! request sent once more, see [`crate::model::credentials`]; if it cannot be, the answer is 400
+//! with a sentence that says what to do.
 
 mod headers;
 pub mod request;
@@ -30,7 +32,7 @@ use futures::Stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
@@ -38,7 +40,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use self::traffic::{Traffic, TrafficReport};
 use crate::config::ModelConfig;
-use crate::model::credentials::Credential;
+use crate::model::credentials::{Credential, LoginError};
 
 /// The largest body of a request, in KiB.
 pub const MAX_BODY_KIB: u32 = 64 * 1024;
@@ -51,6 +53,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of Codex's headers that are read at most.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
+
+/// The code of an answer of ours that says that the login on the host cannot be used.
+const NO_LOGIN: &str = "login_unusable";
 
 type Body = UnsyncBoxBody<Bytes, Cut>;
 
@@ -92,7 +97,7 @@ impl Gateway {
     /// A `base_url` that cannot be used, or no TLS.
     pub fn new(config: &ModelConfig, credential: Credential) -> Result<Self, GatewayError> {
         install_crypto();
-        let base_url = checked_base(&config.base_url)?;
+        let base_url = checked_base(credential.base_url(&config.base_url))?;
         let mut client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
@@ -103,11 +108,16 @@ impl Gateway {
             client = client.no_proxy();
         }
         let client = client.build().map_err(GatewayError::Client)?;
-        if base_url.scheme() == "http" && !is_loopback(&base_url) && credential.secret().is_some() {
+        if base_url.scheme() == "http" && !is_loopback(&base_url) && !credential.is_none() {
             tracing::warn!(%base_url, "the credential goes over plain http to another machine");
         }
         let hosted_tools = config.hosted_tools.clone();
         Ok(Self { inner: Arc::new(Inner { client, base_url, credential, hosted_tools }) })
+    }
+
+    /// The credential that requests get.
+    pub fn credential(&self) -> &Credential {
+        &self.inner.credential
     }
 
     /// `text` without the provider's credential.
@@ -164,7 +174,8 @@ impl Refusal {
 
     /// Whether something was asked for that may not be had.
     fn is_denial(&self) -> bool {
-        !matches!(self.status, StatusCode::UPGRADE_REQUIRED | StatusCode::BAD_GATEWAY)
+        self.code != NO_LOGIN
+            && !matches!(self.status, StatusCode::UPGRADE_REQUIRED | StatusCode::BAD_GATEWAY)
     }
 
     fn response(&self) -> Response<Body> {
@@ -238,15 +249,22 @@ impl Inner {
             segments.pop_if_empty().extend(target);
         }
         let mut headers = headers::to_provider(&parts.headers);
-        if let Some(secret) = self.credential.secret()
-            && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {secret}"))
-        {
-            value.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, value);
-        }
+        let access = self.credential.access().await.map_err(no_login)?;
+        access.add_to(&mut headers);
         traffic.passed(body.len());
-        let answer = self.client.request(parts.method, url).headers(headers).body(body).send();
-        let answer = answer.await.map_err(|error| self.unreachable(&error))?;
+        let request = self.client.request(parts.method, url).headers(headers).body(body);
+        let again = request.try_clone();
+        let mut answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if answer.status() == StatusCode::UNAUTHORIZED
+            && let Some(again) = again
+            && let Some(access) = self.credential.after_refusal(access).await.map_err(no_login)?
+        {
+            let mut renewed = HeaderMap::new();
+            access.add_to(&mut renewed);
+            // Replaces the headers of the same names.
+            let again = again.headers(renewed).send().await;
+            answer = again.map_err(|error| self.unreachable(&error))?;
+        }
         Ok(self.pass_back(answer, traffic).await)
     }
 
@@ -304,6 +322,11 @@ impl Inner {
         };
         Refusal::new(StatusCode::BAD_GATEWAY, code, sentence)
     }
+}
+
+/// The login on the host cannot be used. As 400, since Codex does not try again then.
+fn no_login(error: LoginError) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, NO_LOGIN, error.to_string())
 }
 
 /// The path under the provider's base URL that `request` goes to.

@@ -36,7 +36,12 @@ impl Desk {
         for name in ["ws", "home"] {
             fs::create_dir(at(name)).unwrap();
         }
-        let places = Places { runs: at("runs"), state: at("state"), docker_env: None };
+        let places = Places {
+            runs: at("runs"),
+            state: at("state"),
+            docker_env: None,
+            codex_home: at("codex"),
+        };
         let loaded = crate::config::load(&crate::config::Overrides::default(), |_| None).unwrap();
         let mut config = loaded.config.workspace;
         config.path = at("ws");
