@@ -237,7 +237,7 @@ impl Orchestrator {
         {
             return Ok(gateway.clone());
         }
-        let gateway = Gateway::new(model, credential.clone())
+        let gateway = Gateway::new(model, credential.clone(), lookup)
             .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
         *kept = Some((credential, gateway.clone()));
         Ok(gateway)
