@@ -3,16 +3,24 @@
 //!
 //! | method and path | what happens |
 //! |---|---|
-//! | `POST /v1/responses` | checked by [`request`], sent to `<model.base_url>/responses` |
+//! | `POST /v1/responses` | decoded, checked by [`request`], sent to `<model.base_url>/responses` |
 //! | `GET /v1/responses` with an upgrade to WebSocket | 426, so that Codex falls back to HTTP at once |
 //! | anything else | 403, recorded |
 //!
-//! A body that is refused is answered with 400, since Codex does not try again then. The answer of
-//! the provider is passed on whatever its status, errors without anything that looks like a
-//! credential. Redirects are not followed; there are no cookies.
+//! A body that is refused, and a request over a limit of the run, is answered with 400, since Codex
+//! does not try again then. The answer of the provider is passed on whatever its status, errors
+//! without anything that looks like a credential; a success only if it is a stream of events.
+//! Redirects are not followed; there are no cookies.
 //!
-//! Of a request only headers on a list pass, see [`headers`]; the provider's credential is added
-//! here and nowhere else.
+//! Of a request only headers on a list pass, see [`headers`]; the provider's credential and what
+//! `model.headers` and `model.query` say is added here and nowhere else. The proxy that the
+//! environment names is used, and the root certificates of the host, or those that `SSL_CERT_FILE`
+//! and `SSL_CERT_DIR` name.
+//!
+//! ```text
+//! request ─ route ─ limits of the run ─ body, decoded ─ check ─ provider ─ stream of events ─▶
+//!            403          400             413 415 400    400   502 504 400    cut (silent, broken off)
+//! ```
 
 mod answer;
 mod encoding;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
-use crate::support::{Served, body, config};
+use crate::support::{Served, body};
 
 /// Tells the process of its own what to do.
 const CHILD: &str = "GATEWAY_TEST_BASE_URL";
