@@ -2,7 +2,7 @@
 
 #![allow(missing_docs)]
 // Helpers of tests, which clippy does not take for tests.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod encoded;
 mod limits;
