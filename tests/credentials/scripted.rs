@@ -13,8 +13,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use mcp_codex_orchestrator::config::{Auth, ModelConfig};
-use mcp_codex_orchestrator::model::{Credential, Gateway, Traffic};
+use mcp_codex_orchestrator::config::{Auth, Config, DEFAULT_TOML, ModelConfig};
+use mcp_codex_orchestrator::model::{Credential, Gateway, Limits, Traffic};
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
@@ -139,6 +139,8 @@ impl State {
         };
         let mut response = Response::new(Full::from(text));
         *response.status_mut() = status.try_into().unwrap();
+        let kind = if path == "/oauth/token" { "application/json" } else { "text/event-stream" };
+        response.headers_mut().insert("content-type", kind.parse().unwrap());
         response
     }
 
@@ -204,12 +206,14 @@ pub(crate) struct Served {
 impl Served {
     pub(crate) async fn new(servers: &Servers, home: &Path) -> Self {
         let credential = Credential::chatgpt(home, &servers.endpoint()).unwrap();
+        let defaults: Config = toml::from_str(DEFAULT_TOML).unwrap();
         let config = ModelConfig {
             base_url: format!("http://{}/backend-api/codex", servers.address),
             auth: Auth::ChatGpt,
-            hosted_tools: Vec::new(),
+            max_concurrent: 1000,
+            ..defaults.model
         };
-        let gateway = Gateway::new(&config, credential).unwrap();
+        let gateway = Gateway::new(&config, credential, |_| None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = gateway.clone();
@@ -217,8 +221,9 @@ impl Served {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let gateway = serving.clone();
+                let traffic = Arc::new(Traffic::new(Limits::new(&config, 0)));
                 connections.spawn(async move {
-                    gateway.serve(stream, Arc::new(Traffic::default())).await;
+                    gateway.serve(stream, traffic).await;
                 });
             }
         });

@@ -6,7 +6,8 @@ fn with(key: &'static str) -> impl Fn(&str) -> Option<String> {
 }
 
 fn model(auth: Auth) -> ModelConfig {
-    ModelConfig { base_url: OPENAI.to_owned(), auth, hosted_tools: Vec::new() }
+    let defaults = crate::config::load(&crate::config::Overrides::default(), |_| None).unwrap();
+    ModelConfig { base_url: OPENAI.to_owned(), auth, ..defaults.config.model }
 }
 
 fn nothing() -> Files<'static> {
