@@ -13,11 +13,12 @@
 //! Redirects are not followed; there are no cookies.
 //!
 //! Of a request only headers on a list pass, see [`headers`]; the provider's credential and what
-//! `model.headers` and `model.query` say is added here and nowhere else. The proxy that the
+//! `model.headers` and `model.query` say is added here and nowhere else. A ChatGPT login that the
+//! provider refuses with 401 is refreshed and the request sent once more, see
+//! [`crate::model::credentials`]; if it cannot be, the answer is 400 with a sentence that says what
+//! to do. The proxy that the
 //! environment names is used, and the root certificates of the host, or those that `SSL_CERT_FILE`
-//! and `SSL_CERT_DIR` name. A ChatGPT login that the provider refuses with 401 is refreshed and the
-//! request sent once more, see [`crate::model::credentials`]; if it cannot be, the answer is 400
-//! with a sentence that says what to do.
+//! and `SSL_CERT_DIR` name.
 //!
 //! ```text
 //! request ─ route ─ limits of the run ─ body, decoded ─ check ─ provider ─ stream of events ─▶
@@ -52,7 +53,7 @@ use self::answer::{Body, Counted};
 use self::encoding::{Encoding, Undecoded};
 pub use self::limits::Limits;
 use self::provider::{Extras, checked_base, is_loopback};
-use self::refusal::{NO_LOGIN, Refusal, whole};
+use self::refusal::{Refusal, whole};
 pub use self::traffic::{Traffic, TrafficReport};
 use crate::config::ModelConfig;
 use crate::model::credentials::{Credential, LoginError};
@@ -62,6 +63,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of Codex's headers that are read at most.
 const MAX_HEADER_BYTES: usize = 64 * 1024;
+
+/// The code of an answer of ours that says that the login on the host cannot be used.
+const NO_LOGIN: &str = "login_unusable";
 
 /// How long the headers of one request may take to come out of a container.
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -222,38 +226,44 @@ impl Inner {
             url.query_pairs_mut().extend_pairs(&self.extras.query);
         }
         let mut headers = headers::to_provider(&parts.headers);
-        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let access = self.credential.access().await.map_err(no_login)?;
         access.add_to(&mut headers);
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         for (name, value) in &self.extras.headers {
             headers.insert(name.clone(), value.clone());
         }
         let asked = body.len();
         traffic.passed(asked);
-        let limit = traffic.limits().response_timeout;
-        let send = async |request: reqwest::RequestBuilder| match tokio::time::timeout(
-            limit,
-            request.send(),
-        )
-        .await
-        {
-            Ok(answer) => answer.map_err(|error| self.unreachable(&error, traffic)),
-            Err(_) => Err(self.unanswered(limit, traffic)),
-        };
         let request = self.client.request(parts.method, url).headers(headers).body(body);
         let again = request.try_clone();
-        let mut answer = send(request).await?;
+        let mut answer = self.send(request, traffic).await?;
         if answer.status() == StatusCode::UNAUTHORIZED
             && let Some(again) = again
             && let Some(access) = self.credential.after_refusal(access).await.map_err(no_login)?
         {
             let mut renewed = HeaderMap::new();
             access.add_to(&mut renewed);
+            for name in self.extras.headers.keys() {
+                renewed.remove(name);
+            }
             // Replaces the headers of the same names.
-            answer = send(again.headers(renewed)).await?;
+            answer = self.send(again.headers(renewed), traffic).await?;
         }
         traffic.answered();
         self.pass_back(answer, traffic, asked, permit).await
+    }
+
+    /// Until the provider's answer begins, within `model.response_timeout`.
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+        traffic: &Traffic,
+    ) -> Result<reqwest::Response, Refusal> {
+        let limit = traffic.limits().response_timeout;
+        match tokio::time::timeout(limit, request.send()).await {
+            Ok(answer) => answer.map_err(|error| self.unreachable(&error, traffic)),
+            Err(_) => Err(self.unanswered(limit, traffic)),
+        }
     }
 
     async fn pass_back(

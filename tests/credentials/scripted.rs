@@ -13,8 +13,8 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use mcp_codex_orchestrator::config::{Auth, Config, DEFAULT_TOML, ModelConfig};
-use mcp_codex_orchestrator::model::{Credential, Gateway, Limits, Traffic};
+use mcp_codex_orchestrator::config::{Auth, ModelConfig};
+use mcp_codex_orchestrator::model::{Credential, Gateway, Traffic};
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use serde_json::{Value, json};
@@ -138,9 +138,9 @@ impl State {
             (status, "data: x\n\n".to_owned())
         };
         let mut response = Response::new(Full::from(text));
+        let events = hyper::header::HeaderValue::from_static("text/event-stream");
+        response.headers_mut().insert(hyper::header::CONTENT_TYPE, events);
         *response.status_mut() = status.try_into().unwrap();
-        let kind = if path == "/oauth/token" { "application/json" } else { "text/event-stream" };
-        response.headers_mut().insert("content-type", kind.parse().unwrap());
         response
     }
 
@@ -206,13 +206,14 @@ pub(crate) struct Served {
 impl Served {
     pub(crate) async fn new(servers: &Servers, home: &Path) -> Self {
         let credential = Credential::chatgpt(home, &servers.endpoint()).unwrap();
-        let defaults: Config = toml::from_str(DEFAULT_TOML).unwrap();
+        let defaults: mcp_codex_orchestrator::config::Config =
+            toml::from_str(mcp_codex_orchestrator::config::DEFAULT_TOML).unwrap();
         let config = ModelConfig {
             base_url: format!("http://{}/backend-api/codex", servers.address),
             auth: Auth::ChatGpt,
-            max_concurrent: 1000,
             ..defaults.model
         };
+        let limits = mcp_codex_orchestrator::model::Limits::new(&config, 0);
         let gateway = Gateway::new(&config, credential, |_| None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -221,9 +222,8 @@ impl Served {
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let gateway = serving.clone();
-                let traffic = Arc::new(Traffic::new(Limits::new(&config, 0)));
                 connections.spawn(async move {
-                    gateway.serve(stream, traffic).await;
+                    gateway.serve(stream, Arc::new(Traffic::new(limits))).await;
                 });
             }
         });

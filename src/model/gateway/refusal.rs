@@ -8,9 +8,6 @@ use serde_json::json;
 
 use super::answer::Body;
 
-/// The code of an answer of ours that says that the login on the host cannot be used.
-pub(super) const NO_LOGIN: &str = "login_unusable";
-
 /// Why a request was not passed, or its answer not.
 #[derive(Debug)]
 pub(super) struct Refusal {
@@ -32,9 +29,8 @@ impl Refusal {
 
     /// Whether something was asked for that may not be had.
     pub(super) fn is_denial(&self) -> bool {
-        self.status.is_client_error()
-            && self.status != StatusCode::UPGRADE_REQUIRED
-            && self.code != NO_LOGIN
+        let denied = self.status.is_client_error() && self.status != StatusCode::UPGRADE_REQUIRED;
+        denied && !matches!(self.code, super::NO_LOGIN | "provider_silent")
     }
 
     pub(super) fn response(&self) -> Response<Body> {
