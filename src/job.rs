@@ -251,7 +251,7 @@ impl Orchestrator {
         for warning in credential.warnings() {
             tracing::warn!("{warning}");
         }
-        let gateway = Gateway::new(model, credential)
+        let gateway = Gateway::new(model, credential, lookup)
             .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
         *kept = Some(gateway.clone());
         Ok(gateway)

@@ -15,5 +15,5 @@ pub mod redact;
 pub mod scripted;
 
 pub use self::credentials::{Credential, CredentialError, LoginError};
-pub use self::gateway::{Gateway, GatewayError, Traffic, TrafficReport};
+pub use self::gateway::{Gateway, GatewayError, Limits, Traffic, TrafficReport};
 pub use self::redact::redact;

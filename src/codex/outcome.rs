@@ -162,6 +162,14 @@ pub fn judge(outcome: &CodexOutcome) -> Result<(), Failure> {
 /// What each kind of error is to be told as: marks in the lower-case text, any of which fits.
 const TOLD: &[(&[&str], &str)] = &[
     (
+        &["model.response_timeout", "model.idle_timeout"],
+        "the model provider fell silent; call again later, or raise the limit that is named",
+    ),
+    (
+        &["cannot be understood: "],
+        "the model provider cannot be understood; check model.base_url and this machine's network",
+    ),
+    (
         &["the gateway refused", "goes to the model provider"],
         "the gateway refused what Codex asked of the model provider",
     ),

@@ -267,6 +267,13 @@ fn wrong_type(default: &Value, value: &Value) -> Option<String> {
         | (Value::Float(_), Value::Float(_) | Value::Integer(_))
         | (Value::Boolean(_), Value::Boolean(_)) => return None,
         (Value::Array(_), Value::Array(items)) if items.iter().all(Value::is_str) => return None,
+        (Value::Table(_), Value::Table(entries)) if entries.values().all(Value::is_str) => {
+            return None;
+        }
+        // What stands there may be a secret.
+        (Value::Table(_), _) => {
+            return Some("must be a table of strings such as { \"name\" = \"value\" }".to_owned());
+        }
         (Value::String(text), _) if text.parse::<f64>().is_err() && is_duration(text) => {
             "a duration such as \"5m\""
         }
@@ -276,7 +283,7 @@ fn wrong_type(default: &Value, value: &Value) -> Option<String> {
         (Value::Float(_), _) => "a number",
         (Value::Boolean(_), _) => "true or false",
         (Value::Array(_), _) => "a list of strings",
-        (Value::Datetime(_) | Value::Table(_), _) => return None,
+        (Value::Datetime(_), _) => return None,
     };
     let shown = match value {
         Value::Array(_) => "a list".to_owned(),

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::Config;
+use super::model::wrong_entries;
 
 /// What is wrong: the keys that are involved, each with the rest of a sentence that begins with it.
 /// The sentence about a key that the user set is the one to show.
@@ -55,6 +56,13 @@ pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
         within("run.transfer_timeout", &Shown(run.transfer_timeout), span(SECOND, WEEK)),
         size_within("run.output_limit", run.output_limit, KIB..=MIB),
         base_url(&model.base_url),
+        wrong_entries(&model.headers, true).map(|problem| wrong("model.headers", problem)),
+        wrong_entries(&model.query, false).map(|problem| wrong("model.query", problem)),
+        size_within("model.request_limit", model.request_limit, 64 * KIB..=512 * MIB),
+        within("model.max_concurrent", &model.max_concurrent, 1..=1000),
+        within("model.max_per_minute", &model.max_per_minute, 1..=100_000),
+        within("model.response_timeout", &Shown(model.response_timeout), span(SECOND, HOUR)),
+        within("model.idle_timeout", &Shown(model.idle_timeout), span(SECOND, HOUR)),
         within("runs.keep", &runs.keep, 1..=usize::MAX),
         within("runs.keep_for", &Shown(runs.keep_for), span(HOUR, CENTURY)),
         at_least("runs.max_bytes", runs.max_bytes, MIB),

@@ -26,4 +26,6 @@ pub struct RunConfig {
     /// Bytes of `output` in a result; more is cut at the front.
     #[serde(deserialize_with = "super::size")]
     pub output_limit: u64,
+    /// Tokens that one run may use; 0 means no limit.
+    pub max_tokens: u64,
 }

@@ -17,7 +17,7 @@ use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, Program, ProgramEvent};
 use crate::keeper::wire::{IgnoredTotal, SpawnRequest};
-use crate::model::gateway::{Gateway, Traffic};
+use crate::model::gateway::{Gateway, Limits, Traffic};
 use crate::pool::lease::Lease;
 use crate::pool::source::Pooled;
 use crate::pool::stats::{Phase, name};
@@ -31,7 +31,10 @@ use crate::workspace::{GitSent, Snapshot, Workspace};
 use super::call::{Mode, RunCall};
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Sent, Status};
-use super::told::{cancelled, given_up, has_working_dir, join, last_bytes, not_started, with_fate};
+use super::told::{
+    cancelled, gateway_notes, given_up, has_working_dir, join, last_bytes, not_started,
+    over_tokens, timed_out, with_fate,
+};
 use super::transfer::{collect_changes, keeper_failure, send_workspace, sort_out};
 use super::{Orchestrator, blocking, changes, commits};
 
@@ -52,6 +55,8 @@ enum Stop {
     TimedOut,
     /// The caller cancelled.
     Cancelled,
+    /// It used more than so many tokens.
+    OverTokens(u64),
     /// The container was lost.
     Lost(KeeperError),
     /// It did not begin.
@@ -314,7 +319,8 @@ impl Job<'_> {
         let stderr = log(prepared.record.stderr_log())?;
         let mut run = CodexRun::new(request.nonce.clone(), events, stderr);
         let began = Instant::now();
-        let traffic = std::sync::Arc::new(Traffic::default());
+        let traffic =
+            std::sync::Arc::new(Traffic::new(Limits::new(&config.model, config.run.max_tokens)));
         let progress = self.progress.clone();
         let stop = {
             let following = async {
@@ -338,6 +344,7 @@ impl Job<'_> {
                 stop = following => stop,
                 () = tokio::time::sleep(self.call.timeout) => Stop::TimedOut,
                 () = self.cancel.cancelled() => Stop::Cancelled,
+                () = traffic.over_tokens() => Stop::OverTokens(traffic.report().tokens),
                 never = connections => match never {},
             }
         };
@@ -351,9 +358,7 @@ impl Job<'_> {
             self.result.timings_ms.first_request = Some(milliseconds(first));
             self.orchestrator.pool.took(Phase::FirstRequest, first);
         }
-        for denied in &report.denied {
-            tracing::warn!(what = %denied, "the gateway refused a request");
-        }
+        self.result.notes.extend(gateway_notes(&report));
         Ok((stop, run.outcome()))
     }
 
@@ -370,17 +375,12 @@ impl Job<'_> {
                 };
                 (end, judge(outcome).err())
             }
-            Stop::TimedOut => (
-                JobEnd::TimedOut,
-                Some(Failure::new(
-                    ErrorKind::TimedOut,
-                    format!(
-                        "Execution timeout after {} s; call again with a longer timeout",
-                        self.call.timeout.as_secs()
-                    ),
-                )),
-            ),
+            Stop::TimedOut => (JobEnd::TimedOut, Some(timed_out(self.call.timeout))),
             Stop::Cancelled => (JobEnd::Cancelled, Some(cancelled())),
+            Stop::OverTokens(used) => {
+                let limit = self.orchestrator.config.run.max_tokens;
+                (JobEnd::Cancelled, Some(over_tokens(*used, limit)))
+            }
             Stop::Lost(error) | Stop::NotStarted(error) => {
                 (JobEnd::Lost, Some(keeper_failure(error.clone())))
             }

@@ -1,7 +1,10 @@
 //! The sentences of a run, and the text around them.
 
+use std::time::Duration;
+
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::KeeperError;
+use crate::model::gateway::TrafficReport;
 use crate::workspace::{Snapshot, Workspace};
 
 use super::transfer::keeper_failure;
@@ -18,6 +21,45 @@ pub(super) fn given_up() -> Failure {
         "the server ended before the changes were collected (server.shutdown_grace); the workspace \
          is unchanged",
     )
+}
+
+/// What a caller is told whose time for Codex ran out.
+pub(super) fn timed_out(timeout: Duration) -> Failure {
+    Failure::new(
+        ErrorKind::TimedOut,
+        format!(
+            "Execution timeout after {} s; call again with a longer timeout",
+            timeout.as_secs()
+        ),
+    )
+}
+
+/// What the beginning of the sentence about a run is that used too many tokens.
+const OVER_TOKENS: &str = "the run was ended after";
+
+/// What a caller is told whose run used more tokens than it may.
+pub(super) fn over_tokens(used: u64, limit: u64) -> Failure {
+    Failure::new(
+        ErrorKind::CodexFailed,
+        format!(
+            "{OVER_TOKENS} about {used} tokens, over run.max_tokens ({limit}); raise it or give it \
+             less to do at once"
+        ),
+    )
+}
+
+/// What a caller is told of refusals and of trouble at the provider; all is in the log.
+pub(super) fn gateway_notes(report: &TrafficReport) -> Vec<String> {
+    for denied in &report.denied {
+        tracing::warn!(what = %denied, "the gateway refused a request");
+    }
+    for trouble in &report.troubles {
+        tracing::warn!(what = %trouble, "the model provider gave trouble");
+    }
+    let more = report.denied_total.saturating_sub(report.denied.len().try_into().unwrap_or(0));
+    let more = (more > 0).then(|| format!("the gateway refused {more} more requests like these"));
+    let denied = report.denied.iter().map(|what| format!("model access: {what}"));
+    denied.chain(more).chain(report.troubles.iter().cloned()).collect()
 }
 
 /// Refuses a working directory that did not go into the container.
@@ -53,7 +95,8 @@ pub(super) fn not_started(error: KeeperError) -> Failure {
 
 /// Adds what became of the changes to the sentence of a run that somebody ended.
 pub(super) fn with_fate(mut failure: Failure, fate: &str) -> Failure {
-    if matches!(failure.kind, ErrorKind::TimedOut | ErrorKind::Cancelled) {
+    let ended = matches!(failure.kind, ErrorKind::TimedOut | ErrorKind::Cancelled);
+    if ended || failure.sentence.starts_with(OVER_TOKENS) {
         failure.sentence.push_str("; ");
         failure.sentence.push_str(fate);
     }

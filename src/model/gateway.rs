@@ -3,50 +3,60 @@
 //!
 //! | method and path | what happens |
 //! |---|---|
-//! | `POST /v1/responses` | checked by [`request`], sent to `<model.base_url>/responses` |
+//! | `POST /v1/responses` | decoded, checked by [`request`], sent to `<model.base_url>/responses` |
 //! | `GET /v1/responses` with an upgrade to WebSocket | 426, so that Codex falls back to HTTP at once |
 //! | anything else | 403, recorded |
 //!
-//! A body that is refused is answered with 400, since Codex does not try again then. The answer of
-//! the provider is passed on whatever its status, errors without anything that looks like a
-//! credential. Redirects are not followed; there are no cookies.
+//! A body that is refused, and a request over a limit of the run, is answered with 400, since Codex
+//! does not try again then. The answer of the provider is passed on whatever its status, errors
+//! without anything that looks like a credential; a success only if it is a stream of events.
+//! Redirects are not followed; there are no cookies.
 //!
-//! Of a request only headers on a list pass, see [`headers`]; the provider's credential is added
-//! here and nowhere else. A ChatGPT login that the provider refuses with 401 is refreshed and the
-//! request sent once more, see [`crate::model::credentials`]; if it cannot be, the answer is 400
-//! with a sentence that says what to do.
+//! Of a request only headers on a list pass, see [`headers`]; the provider's credential and what
+//! `model.headers` and `model.query` say is added here and nowhere else. A ChatGPT login that the
+//! provider refuses with 401 is refreshed and the request sent once more, see
+//! [`crate::model::credentials`]; if it cannot be, the answer is 400 with a sentence that says what
+//! to do. The proxy that the
+//! environment names is used, and the root certificates of the host, or those that `SSL_CERT_FILE`
+//! and `SSL_CERT_DIR` name.
+//!
+//! ```text
+//! request ─ route ─ limits of the run ─ body, decoded ─ check ─ provider ─ stream of events ─▶
+//!            403          400             413 415 400    400   502 504 400    cut (silent, broken off)
+//! ```
 
+mod answer;
+mod encoding;
 mod headers;
+mod limits;
+mod provider;
+mod refusal;
 pub mod request;
 mod traffic;
+mod usage;
 
 use std::convert::Infallible;
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use futures::Stream;
-use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use serde_json::json;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 
+use self::answer::{Body, Counted};
+use self::encoding::{Encoding, Undecoded};
+pub use self::limits::Limits;
+use self::provider::{Extras, checked_base, is_loopback};
+use self::refusal::{Refusal, whole};
 pub use self::traffic::{Traffic, TrafficReport};
 use crate::config::ModelConfig;
 use crate::model::credentials::{Credential, LoginError};
-
-/// The largest body of a request, in KiB.
-pub const MAX_BODY_KIB: u32 = 64 * 1024;
-
-/// The largest body of an error that is passed on; the rest is cut.
-const MAX_ERROR: usize = 1024 * 1024;
 
 /// How long making a connection to the provider may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,7 +67,8 @@ const MAX_HEADER_BYTES: usize = 64 * 1024;
 /// The code of an answer of ours that says that the login on the host cannot be used.
 const NO_LOGIN: &str = "login_unusable";
 
-type Body = UnsyncBoxBody<Bytes, Cut>;
+/// How long the headers of one request may take to come out of a container.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Passes requests from containers to one provider. Clones share connections to it.
 #[derive(Clone)]
@@ -70,11 +81,22 @@ struct Inner {
     base_url: reqwest::Url,
     credential: Credential,
     hosted_tools: Vec<String>,
+    extras: Extras,
 }
 
 /// Why there is no gateway.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
+    /// An entry of `model.headers` or `model.query` cannot be used. The value is not shown.
+    #[error("{key}: {name:?} {problem}")]
+    Extra {
+        /// Which of the two.
+        key: &'static str,
+        /// The name of the entry.
+        name: String,
+        /// The rest of the sentence.
+        problem: String,
+    },
     /// `model.base_url` cannot be used. The value may hold a secret and is not shown.
     #[error("model.base_url {0}; write it like \"https://api.openai.com/v1\"")]
     Refused(&'static str),
@@ -94,9 +116,15 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// A `base_url` that cannot be used, or no TLS.
-    pub fn new(config: &ModelConfig, credential: Credential) -> Result<Self, GatewayError> {
+    /// A `base_url` that cannot be used, a variable that `model.headers` or `model.query` names and
+    /// `lookup` does not give, or no TLS.
+    pub fn new(
+        config: &ModelConfig,
+        credential: Credential,
+        lookup: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, GatewayError> {
         install_crypto();
+        let extras = Extras::new(config, lookup)?;
         let base_url = checked_base(credential.base_url(&config.base_url))?;
         let mut client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
@@ -108,11 +136,12 @@ impl Gateway {
             client = client.no_proxy();
         }
         let client = client.build().map_err(GatewayError::Client)?;
-        if base_url.scheme() == "http" && !is_loopback(&base_url) && !credential.is_none() {
+        let secret = !credential.is_none() || extras.has_secrets();
+        if base_url.scheme() == "http" && !is_loopback(&base_url) && secret {
             tracing::warn!(%base_url, "the credential goes over plain http to another machine");
         }
         let hosted_tools = config.hosted_tools.clone();
-        Ok(Self { inner: Arc::new(Inner { client, base_url, credential, hosted_tools }) })
+        Ok(Self { inner: Arc::new(Inner { client, base_url, credential, hosted_tools, extras }) })
     }
 
     /// The credential that requests get.
@@ -120,9 +149,9 @@ impl Gateway {
         &self.inner.credential
     }
 
-    /// `text` without the provider's credential.
+    /// `text` without the provider's credential and what else goes to it from the environment.
     pub fn redact(&self, text: &str) -> String {
-        self.inner.credential.redact(text)
+        self.inner.redact(text)
     }
 
     /// Serves one connection until the client closes it. What goes over is counted in `traffic`.
@@ -143,6 +172,8 @@ impl Gateway {
         });
         let served = hyper::server::conn::http1::Builder::new()
             .max_buf_size(MAX_HEADER_BYTES)
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADERS_TIMEOUT)
             .serve_connection(TokioIo::new(connection), service)
             .await;
         if let Err(error) = served {
@@ -157,39 +188,6 @@ impl fmt::Debug for Gateway {
             .field("base_url", &self.inner.base_url.as_str())
             .field("credential", &self.inner.credential)
             .finish_non_exhaustive()
-    }
-}
-
-/// A refusal of ours, told to Codex as the provider would tell it.
-struct Refusal {
-    status: StatusCode,
-    code: &'static str,
-    sentence: String,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, code: &'static str, sentence: impl Into<String>) -> Self {
-        Self { status, code, sentence: sentence.into() }
-    }
-
-    /// Whether something was asked for that may not be had.
-    fn is_denial(&self) -> bool {
-        self.code != NO_LOGIN
-            && !matches!(self.status, StatusCode::UPGRADE_REQUIRED | StatusCode::BAD_GATEWAY)
-    }
-
-    fn response(&self) -> Response<Body> {
-        let error = json!({"error": {
-            "type": "gateway_error", "code": self.code, "message": self.sentence,
-        }});
-        let mut response = Response::new(whole(error.to_string().into()));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.status == StatusCode::UPGRADE_REQUIRED {
-            headers.insert(header::UPGRADE, HeaderValue::from_static("HTTP/1.1"));
-        }
-        response
     }
 }
 
@@ -213,98 +211,117 @@ impl Inner {
     ) -> Result<Response<Body>, Refusal> {
         let target = route(&request)?;
         let (parts, body) = request.into_parts();
-        if let Some(encoding) = parts.headers.get(header::CONTENT_ENCODING)
-            && encoding != "identity"
-        {
-            return Err(Refusal::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "encoding",
-                format!("a request body encoded as {encoding:?} is refused; send it as it is"),
-            ));
+        let permit = traffic.enter().map_err(Refusal::request)?;
+        let (body, _held) = receive(&parts.headers, body, traffic).await?;
+        request::check(&body, &self.hosted_tools).map_err(Refusal::request)?;
+        if let Some(sentence) = traffic.silenced() {
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "provider_silent", sentence));
         }
-        let size = parts.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
-        let size = size.and_then(|v| v.parse::<u64>().ok());
-        let kib = size.map_or(u64::from(MAX_BODY_KIB), |bytes| bytes.div_ceil(1024));
-        let too_large = || {
-            Refusal::new(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "body_too_large",
-                format!("a request body over {MAX_BODY_KIB} KiB is refused"),
-            )
-        };
-        let kib = u32::try_from(kib).ok().filter(|k| *k <= MAX_BODY_KIB).ok_or_else(too_large)?;
-        // Held until the provider has answered; it is never closed.
-        let _held = traffic.bodies.acquire_many(kib).await.ok();
-        let body = read_whole(body, kib as usize * 1024).await.ok_or_else(too_large)?;
-        request::check(&body, &self.hosted_tools).map_err(|what| {
-            Refusal::new(
-                StatusCode::BAD_REQUEST,
-                "request_refused",
-                format!("the gateway refused a model request: {what}"),
-            )
-        })?;
 
         let mut url = self.base_url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(target);
         }
+        if !self.extras.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&self.extras.query);
+        }
         let mut headers = headers::to_provider(&parts.headers);
         let access = self.credential.access().await.map_err(no_login)?;
         access.add_to(&mut headers);
-        traffic.passed(body.len());
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        for (name, value) in &self.extras.headers {
+            headers.insert(name.clone(), value.clone());
+        }
+        let asked = body.len();
+        traffic.passed(asked);
         let request = self.client.request(parts.method, url).headers(headers).body(body);
         let again = request.try_clone();
-        let mut answer = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let mut answer = self.send(request, traffic).await?;
         if answer.status() == StatusCode::UNAUTHORIZED
             && let Some(again) = again
             && let Some(access) = self.credential.after_refusal(access).await.map_err(no_login)?
         {
             let mut renewed = HeaderMap::new();
             access.add_to(&mut renewed);
+            for name in self.extras.headers.keys() {
+                renewed.remove(name);
+            }
             // Replaces the headers of the same names.
-            let again = again.headers(renewed).send().await;
-            answer = again.map_err(|error| self.unreachable(&error))?;
+            answer = self.send(again.headers(renewed), traffic).await?;
         }
-        Ok(self.pass_back(answer, traffic).await)
+        traffic.answered();
+        self.pass_back(answer, traffic, asked, permit).await
+    }
+
+    /// Until the provider's answer begins, within `model.response_timeout`.
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+        traffic: &Traffic,
+    ) -> Result<reqwest::Response, Refusal> {
+        let limit = traffic.limits().response_timeout;
+        match tokio::time::timeout(limit, request.send()).await {
+            Ok(answer) => answer.map_err(|error| self.unreachable(&error, traffic)),
+            Err(_) => Err(self.unanswered(limit, traffic)),
+        }
     }
 
     async fn pass_back(
         &self,
-        mut answer: reqwest::Response,
+        answer: reqwest::Response,
         traffic: &Arc<Traffic>,
-    ) -> Response<Body> {
+        asked: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Refusal> {
         let status = answer.status();
+        headers::check(answer.headers(), status).map_err(|what| {
+            let host = self.host();
+            let sentence = format!("the model provider at {host} cannot be understood: {what}");
+            traffic.trouble(&sentence);
+            Refusal::new(StatusCode::BAD_GATEWAY, "provider_not_understood", sentence)
+        })?;
         let headers = headers::to_codex(answer.headers());
-        let body = if status.is_client_error() || status.is_server_error() {
-            let mut text = Vec::new();
-            while let Ok(Some(chunk)) = answer.chunk().await {
-                text.extend_from_slice(&chunk);
-                if text.len() >= MAX_ERROR {
-                    text.truncate(MAX_ERROR);
-                    break;
-                }
-            }
-            let text = self.credential.redact(&String::from_utf8_lossy(&text));
+        let body = if status.is_success() {
+            let host = self.host().to_owned();
+            let stream = Counted::new(answer, traffic.clone(), host, asked, Some(permit));
+            BodyExt::boxed_unsync(StreamBody::new(stream))
+        } else {
+            let text = answer::error_text(answer, traffic.limits().idle_timeout).await;
+            let text = self.redact(&text);
             traffic.came_back(text.len());
             whole(text.into())
-        } else {
-            let stream =
-                Counted { stream: Box::pin(answer.bytes_stream()), traffic: traffic.clone() };
-            BodyExt::boxed_unsync(StreamBody::new(stream))
         };
         let mut response = Response::new(body);
         *response.status_mut() = status;
         *response.headers_mut() = headers;
-        response
+        Ok(response)
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Refusal {
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(deeper) = cause.source() {
-            cause = deeper;
-        }
-        let host = self.base_url.host_str().unwrap_or_default();
-        let cause = self.credential.redact(&cause.to_string());
+    fn host(&self) -> &str {
+        self.base_url.host_str().unwrap_or_default()
+    }
+
+    fn redact(&self, text: &str) -> String {
+        self.extras.redact(self.credential.redact(text))
+    }
+
+    fn unanswered(&self, limit: Duration, traffic: &Traffic) -> Refusal {
+        let sentence = format!(
+            "the model provider at {} did not answer within {} s (model.response_timeout)",
+            self.host(),
+            limit.as_secs()
+        );
+        // Codex tries again after the first of these two, and not after the second.
+        let status = match traffic.unanswered(&sentence) {
+            false => StatusCode::GATEWAY_TIMEOUT,
+            true => StatusCode::BAD_REQUEST,
+        };
+        Refusal::new(status, "provider_silent", sentence)
+    }
+
+    fn unreachable(&self, error: &reqwest::Error, traffic: &Traffic) -> Refusal {
+        let host = self.host();
+        let cause = self.redact(&answer::innermost(error).to_string());
         let (code, sentence) = if error.is_timeout() {
             let seconds = CONNECT_TIMEOUT.as_secs();
             let what = format!("no connection within {seconds} s");
@@ -320,6 +337,7 @@ impl Inner {
         } else {
             ("provider_broke_off", format!("the model provider at {host} broke off: {cause}"))
         };
+        traffic.trouble(&sentence);
         Refusal::new(StatusCode::BAD_GATEWAY, code, sentence)
     }
 }
@@ -356,6 +374,53 @@ fn route(request: &Request<Incoming>) -> Result<&'static [&'static str], Refusal
     }
 }
 
+/// The body, decoded, and what is held for it until the provider has answered.
+async fn receive<'a>(
+    headers: &HeaderMap,
+    body: Incoming,
+    traffic: &'a Traffic,
+) -> Result<(Bytes, Option<SemaphorePermit<'a>>), Refusal> {
+    let encoding = Encoding::of(headers).map_err(|encoding| {
+        let sentence = format!(
+            "a request body encoded as {encoding:?} is refused; send it as it is, or as zstd or gzip"
+        );
+        Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoding", sentence)
+    })?;
+    let limit_kib = traffic.limits().request_kib;
+    let too_large = || {
+        let sentence =
+            format!("a request body over {limit_kib} KiB is refused (model.request_limit)");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", sentence)
+    };
+    let size = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
+    let size = size.and_then(|v| v.parse::<u64>().ok());
+    let kib = size.map_or(u64::from(limit_kib), |bytes| bytes.div_ceil(1024));
+    let mut kib = u32::try_from(kib).ok().filter(|k| *k <= limit_kib).ok_or_else(too_large)?;
+    if encoding != Encoding::Identity {
+        // Nobody knows what comes out of it.
+        kib = limit_kib;
+    }
+    // It is never closed.
+    let mut held = traffic.bodies.acquire_many(kib).await.ok();
+    let limit = kib as usize * 1024;
+    let mut body = read_whole(body, limit).await.ok_or_else(too_large)?;
+    if encoding != Encoding::Identity {
+        let decoding = tokio::task::spawn_blocking(move || encoding.decode(&body, limit));
+        body = match decoding.await {
+            Ok(Ok(decoded)) => decoded.into(),
+            Ok(Err(Undecoded::TooLarge)) => return Err(too_large()),
+            Ok(Err(Undecoded::Broken)) | Err(_) => {
+                return Err(Refusal::request("the body is not encoded as its header says"));
+            }
+        };
+    }
+    let needed = body.len().div_ceil(1024);
+    if let Some(held) = &mut held {
+        drop(held.split(held.num_permits().saturating_sub(needed)));
+    }
+    Ok((body, held))
+}
+
 /// The whole body; `None` if it is longer than `limit` or breaks off.
 async fn read_whole(mut body: Incoming, limit: usize) -> Option<Bytes> {
     let mut whole = BytesMut::new();
@@ -367,55 +432,4 @@ async fn read_whole(mut body: Incoming, limit: usize) -> Option<Bytes> {
         whole.extend_from_slice(&data);
     }
     Some(whole.freeze())
-}
-
-fn checked_base(text: &str) -> Result<reqwest::Url, GatewayError> {
-    let url = reqwest::Url::parse(text.trim()).map_err(|_| GatewayError::Refused("is no URL"))?;
-    if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-        return Err(GatewayError::Refused("must begin with https:// or http:// and name a host"));
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(GatewayError::Refused("must hold no credential"));
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(GatewayError::Refused("must have no query and no fragment"));
-    }
-    Ok(url)
-}
-
-fn is_loopback(url: &reqwest::Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn whole(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed_unsync()
-}
-
-/// The provider's answer broke off; the connection to Codex is cut so that it notices.
-#[derive(Debug, thiserror::Error)]
-#[error("the model provider's answer broke off")]
-struct Cut(#[source] reqwest::Error);
-
-/// A provider's answer on its way back, counted.
-struct Counted {
-    stream: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
-    traffic: Arc<Traffic>,
-}
-
-impl Stream for Counted {
-    type Item = Result<Frame<Bytes>, Cut>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.stream.as_mut().poll_next(cx).map(|next| {
-            let frame = next.map(|chunk| chunk.map(Frame::data).map_err(Cut));
-            let bytes = match &frame {
-                Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
-                _ => 0,
-            };
-            self.traffic.came_back(bytes);
-            frame
-        })
-    }
 }

@@ -9,10 +9,10 @@ use mcp_codex_orchestrator::codex::command::CONFIG;
 use mcp_codex_orchestrator::codex::{
     CodexCommand, CodexEvent, CodexOutcome, CodexRun, LimitedLog, Output, Source,
 };
-use mcp_codex_orchestrator::config::{Auth, ModelConfig};
+use mcp_codex_orchestrator::config::{Config, DEFAULT_TOML, ModelConfig};
 use mcp_codex_orchestrator::keeper::wire::{ExitReport, WORKSPACE};
 use mcp_codex_orchestrator::model::scripted::{Script, ScriptedModel};
-use mcp_codex_orchestrator::model::{Credential, Gateway, Traffic};
+use mcp_codex_orchestrator::model::{Credential, Gateway, Limits, Traffic};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
@@ -60,14 +60,11 @@ impl Bench {
 
     pub async fn start_with(script: Script, change: impl FnOnce(&mut ModelConfig)) -> Self {
         let model = ScriptedModel::start(script).await.unwrap();
-        let mut config = ModelConfig {
-            base_url: model.base_url(),
-            auth: Auth::ApiKey,
-            hosted_tools: Vec::new(),
-        };
+        let defaults: Config = toml::from_str(DEFAULT_TOML).unwrap();
+        let mut config = ModelConfig { base_url: model.base_url(), ..defaults.model };
         change(&mut config);
-        let gateway = Gateway::new(&config, Credential::api_key(KEY).unwrap()).unwrap();
-        let traffic = Arc::new(Traffic::default());
+        let gateway = Gateway::new(&config, Credential::api_key(KEY).unwrap(), |_| None).unwrap();
+        let traffic = Arc::new(Traffic::new(Limits::new(&config, 0)));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn({

@@ -138,6 +138,8 @@ impl State {
             (status, "data: x\n\n".to_owned())
         };
         let mut response = Response::new(Full::from(text));
+        let events = hyper::header::HeaderValue::from_static("text/event-stream");
+        response.headers_mut().insert(hyper::header::CONTENT_TYPE, events);
         *response.status_mut() = status.try_into().unwrap();
         response
     }
@@ -204,12 +206,15 @@ pub(crate) struct Served {
 impl Served {
     pub(crate) async fn new(servers: &Servers, home: &Path) -> Self {
         let credential = Credential::chatgpt(home, &servers.endpoint()).unwrap();
+        let defaults: mcp_codex_orchestrator::config::Config =
+            toml::from_str(mcp_codex_orchestrator::config::DEFAULT_TOML).unwrap();
         let config = ModelConfig {
             base_url: format!("http://{}/backend-api/codex", servers.address),
             auth: Auth::ChatGpt,
-            hosted_tools: Vec::new(),
+            ..defaults.model
         };
-        let gateway = Gateway::new(&config, credential).unwrap();
+        let limits = mcp_codex_orchestrator::model::Limits::new(&config, 0);
+        let gateway = Gateway::new(&config, credential, |_| None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = gateway.clone();
@@ -218,7 +223,7 @@ impl Served {
             while let Ok((stream, _)) = listener.accept().await {
                 let gateway = serving.clone();
                 connections.spawn(async move {
-                    gateway.serve(stream, Arc::new(Traffic::default())).await;
+                    gateway.serve(stream, Arc::new(Traffic::new(limits))).await;
                 });
             }
         });

@@ -24,6 +24,7 @@ mod python;
 mod repositories;
 mod suggest;
 mod support;
+mod tokens;
 mod told;
 mod two_jobs;
 mod undo;

@@ -84,6 +84,17 @@ fn a_tilde_is_the_home_directory() {
 }
 
 #[test]
+fn headers_may_name_variables_and_are_shown_as_they_stand() {
+    let text = "[model]\nheaders = { \"api-key\" = \"env:AZURE_KEY\" }\n[model.query]\n\
+                \"api-version\" = \"preview\"\n";
+    let loaded = loaded(text, &[("AZURE_KEY", "secret")]).unwrap();
+    assert_eq!(loaded.config.model.headers["api-key"], "env:AZURE_KEY");
+    assert_eq!(loaded.config.model.query["api-version"], "preview");
+    let shown: toml::Table = loaded.to_toml().parse().unwrap();
+    assert_eq!(shown["model"]["headers"]["api-key"].as_str(), Some("env:AZURE_KEY"));
+}
+
+#[test]
 fn every_mistake_gets_its_sentence() {
     for (text, sentence) in [
         (
@@ -125,6 +136,36 @@ fn every_mistake_gets_its_sentence() {
         (
             "[container]\nread_only = \"yes\"\n",
             "c.toml:2: container.read_only must be true or false, but is \"yes\"",
+        ),
+        (
+            "[model]\nheaders = \"sk-0123456789\"\n",
+            "c.toml:2: model.headers must be a table of strings such as { \"name\" = \"value\" }",
+        ),
+        (
+            "[model]\nheaders = { \"api-key\" = \"abc\" }\n",
+            "c.toml:2: model.headers has a value for \"api-key\" that looks like a secret; put it \
+             into an environment variable NAME and write \"env:NAME\"",
+        ),
+        (
+            "[model]\n[model.query]\nx = \"sk-0123456789\"\n",
+            "c.toml:2: model.query has a value for \"x\" that looks like a secret; put it into an \
+             environment variable NAME and write \"env:NAME\"",
+        ),
+        (
+            "[model]\nheaders = { \"a b\" = \"c\" }\n",
+            "c.toml:2: model.headers has a name that no header may have: \"a b\"",
+        ),
+        (
+            "[model]\nheaders = { Host = \"c\" }\n",
+            "c.toml:2: model.headers must not set \"Host\", which belongs to the connection",
+        ),
+        (
+            "[model]\nmax_concurrent = 0\n",
+            "c.toml:2: model.max_concurrent must be from 1 to 1000, but is 0",
+        ),
+        (
+            "[model]\nidle_timeout = \"1ms\"\n",
+            "c.toml:2: model.idle_timeout must be from 1s to 1h, but is 1ms",
         ),
         (
             "[workspace]\nallowed = [1]\n",

@@ -10,6 +10,7 @@ fn limits() -> RunConfig {
         end_timeout: Duration::from_secs(5),
         transfer_timeout: Duration::from_secs(300),
         output_limit: 65536,
+        max_tokens: 0,
     }
 }
 

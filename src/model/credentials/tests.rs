@@ -6,7 +6,8 @@ fn with(key: &'static str) -> impl Fn(&str) -> Option<String> {
 }
 
 fn model(auth: Auth) -> ModelConfig {
-    ModelConfig { base_url: OPENAI.to_owned(), auth, hosted_tools: Vec::new() }
+    let defaults: crate::config::Config = toml::from_str(crate::config::DEFAULT_TOML).unwrap();
+    ModelConfig { base_url: OPENAI.to_owned(), auth, ..defaults.model }
 }
 
 fn nothing() -> Files<'static> {

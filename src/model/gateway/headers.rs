@@ -1,6 +1,7 @@
 //! Which headers pass. Both lists name what passes, so that nothing new does by itself.
 
-use hyper::header::{HeaderMap, HeaderName};
+use hyper::StatusCode;
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName};
 
 /// Request headers of Codex that go to the provider as they came.
 const REQUEST: &[&str] = &[
@@ -22,7 +23,6 @@ const REQUEST: &[&str] = &[
 /// Response headers of the provider that go to Codex as they came.
 const RESPONSE: &[&str] = &[
     "cache-control",
-    "content-encoding",
     "content-type",
     "date",
     "etag",
@@ -53,6 +53,39 @@ pub(super) fn to_codex(from: &HeaderMap) -> HeaderMap {
     filter(from, |name| {
         RESPONSE.contains(&name) || name.starts_with(CODEX) || name.starts_with(LIMITS)
     })
+}
+
+/// Whether an answer with `headers` can be passed on: nothing in it is hidden by an encoding that
+/// nobody asked for, and a success is a stream of events.
+///
+/// # Errors
+///
+/// What it is instead.
+pub(super) fn check(headers: &HeaderMap, status: StatusCode) -> Result<(), String> {
+    let short = |value: &[u8]| {
+        let text = String::from_utf8_lossy(value);
+        text.chars().filter(|c| !c.is_control()).take(60).collect::<String>()
+    };
+    let encodings = headers.get_all(CONTENT_ENCODING).iter();
+    if let Some(other) = encodings.map(|v| v.as_bytes()).find(|v| *v != b"identity") {
+        return Err(format!("its answer is encoded as {:?}, unasked", short(other)));
+    }
+    if !status.is_success() {
+        return Ok(());
+    }
+    let kind = headers.get(CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
+    let essence = kind.split(|byte| *byte == b';').next().unwrap_or_default();
+    if essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream") {
+        return Ok(());
+    }
+    let what = match kind {
+        b"" => "an answer without a content type".to_owned(),
+        kind => format!("{:?}", short(kind)),
+    };
+    Err(format!(
+        "it sent {what} instead of a stream of events; check model.base_url, and whether this \
+         network asks for a login"
+    ))
 }
 
 fn filter(from: &HeaderMap, passes: impl Fn(&str) -> bool) -> HeaderMap {

@@ -68,7 +68,7 @@ const STORED_KEYS: &[&str] = &["file_id", "container_id", "vector_store_ids", "f
 ///
 /// A sentence that says what was refused.
 pub fn check(body: &[u8], hosted_tools: &[String]) -> Result<(), String> {
-    let mut state = State { hosted_tools, stored: Stored::Unsaid };
+    let mut state = State { hosted_tools, stored: Stored::Unsaid, streamed: false };
     let mut reader = serde_json::Deserializer::from_slice(body);
     Walk { place: Place::Top, state: &mut state }
         .deserialize(&mut reader)
@@ -84,6 +84,8 @@ pub fn check(body: &[u8], hosted_tools: &[String]) -> Result<(), String> {
             }
         })?;
     match state.stored {
+        // Only a stream of events tells tokens while it passes.
+        Stored::No if !state.streamed => Err("the body must say \"stream\": true".into()),
         Stored::No => Ok(()),
         Stored::Unsaid => Err("the body must say \"store\": false".into()),
     }
@@ -99,6 +101,7 @@ fn refuse<E: serde::de::Error>(text: impl fmt::Display) -> E {
 struct State<'a> {
     hosted_tools: &'a [String],
     stored: Stored,
+    streamed: bool,
 }
 
 #[derive(PartialEq, Eq)]
@@ -149,6 +152,8 @@ enum Place {
     Forbidden(&'static str),
     /// `store`.
     Store,
+    /// `stream`.
+    Stream,
     /// A field through which the provider fetches.
     Url,
     /// A string that the caller wants to see: `type` and the like.
@@ -211,6 +216,7 @@ impl Walk<'_, '_> {
             Place::Url if key == "url" => return Place::Url,
             Place::Top => match key {
                 "store" => return Place::Store,
+                "stream" => return Place::Stream,
                 "background" => return Place::Forbidden("background mode"),
                 "previous_response_id" => return Place::Forbidden("a stored response"),
                 "conversation" => return Place::Forbidden("a stored conversation"),
@@ -247,6 +253,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
         if self.place == Place::Store && !value {
             self.state.stored = Stored::No;
         }
+        self.state.streamed |= self.place == Place::Stream && value;
         let forbidding = matches!(self.place, Place::Forbidden(_) | Place::Store);
         self.scalar(forbidding && !value)
     }
@@ -286,7 +293,7 @@ impl<'de> Visitor<'de> for Walk<'_, '_> {
             Place::Top => return Err(refuse("the body is no JSON object")),
             Place::Forbidden(what) => return Err(refuse(format_args!("{what} is refused"))),
             Place::Store => return Err(refuse("\"store\" must be false")),
-            Place::Name | Place::Choice | Place::Environment => Place::Other,
+            Place::Name | Place::Choice | Place::Environment | Place::Stream => Place::Other,
             same => same,
         };
         while let Some(kind) = seq.next_element_seed(Walk { place, state: &mut *self.state })? {
@@ -415,6 +422,9 @@ mod tests {
             (|b| b["store"] = json!(true), "\"store\""),
             (|b| b["store"] = Value::Null, "\"store\""),
             (|b| drop(b.as_object_mut().unwrap().remove("store")), "\"store\""),
+            (|b| b["stream"] = json!(false), "\"stream\""),
+            (|b| b["stream"] = json!("true"), "\"stream\""),
+            (|b| b["stream"] = json!([true]), "\"stream\""),
             (|b| b["background"] = json!(true), "background"),
             (|b| b["previous_response_id"] = json!("r"), "stored response"),
             (|b| b["conversation"] = json!({"id": "c"}), "stored conversation"),
