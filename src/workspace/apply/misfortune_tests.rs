@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::kill_tests::{killed, opened, place, recover_in, seen, states, undo_in};
+use super::kill_tests::{Seen, killed, opened, place, recover_in, seen, states, undo_in};
 use super::recover::notes;
 use super::tests::apply_at;
 use super::*;
@@ -20,8 +20,8 @@ use crate::workspace::lock::{self, LockError};
 fn bytes_in(folder: &Path) -> (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>) {
     let all = if folder.is_dir() { seen(folder) } else { Default::default() };
     let temporary = |name: &[u8]| name.windows(7).any(|part| part == b".codex-");
-    let (temps, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| temporary(name));
-    let bytes = |found: Vec<(Vec<u8>, (u32, Vec<u8>))>| found.into_iter().map(|f| f.1.1).collect();
+    let (temps, rest): (Seen, Seen) = all.into_iter().partition(|(name, _)| temporary(name));
+    let bytes = |found: Seen| found.into_values().map(|(_, bytes)| bytes).collect();
     (bytes(temps), bytes(rest))
 }
 
@@ -63,7 +63,7 @@ fn what_was_displaced_is_kept_where_the_runs_folder_lost_it() {
             found.extend(left);
             assert!(displaced.is_subset(&found), "{lost} {point}: {displaced:?} {found:?}");
             let told = notes(&run).join("");
-            let kept = displaced.contains(&b"old".to_vec());
+            let kept = displaced.contains(b"old".as_slice());
             assert!(!kept || told.contains("an earlier version of "), "{told}");
         }
         assert!(tried > 10, "{tried}");
