@@ -205,10 +205,7 @@ fn chosen<'a>(set: &'a ChangeSet, wanted: &[RelPath]) -> Result<Vec<&'a Change>,
 
 /// The conflicts of an apply, with what each side did.
 fn conflicts(applied: &Applied, set: &ChangeSet) -> Vec<ResultConflict> {
-    let by_codex = |path: &RelPath| {
-        let change = set.changes.iter().find(|change| change.path == *path);
-        change.map_or("changed", |change| did(change.kind))
-    };
+    let by_codex = |path: &RelPath| set.at(path).map_or("changed", |change| did(change.kind));
     applied
         .conflicts
         .iter()

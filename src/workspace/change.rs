@@ -314,6 +314,18 @@ impl ChangeSet {
         }
     }
 
+    /// The change of a path.
+    pub fn at(&self, path: &RelPath) -> Option<&Change> {
+        let at = self.changes.binary_search_by(|change| change.path.cmp(path)).ok()?;
+        self.changes.get(at)
+    }
+
+    /// The same, to be changed.
+    pub fn at_mut(&mut self, path: &RelPath) -> Option<&mut Change> {
+        let at = self.changes.binary_search_by(|change| change.path.cmp(path)).ok()?;
+        self.changes.get_mut(at)
+    }
+
     /// Takes out the changes within the given paths, with what they cannot be without: the
     /// directories above them. [`merge`](Self::merge) brings them back.
     pub fn split_off(&mut self, paths: &[RelPath]) -> Self {

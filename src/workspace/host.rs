@@ -4,6 +4,8 @@
 //! chose, and no link that was planted meanwhile, leads out of it. What is renamed or removed is
 //! always a name in a directory that was opened this way.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -194,7 +196,6 @@ impl Host {
     /// Whether two paths that differ only in the case of their names are one and the same here: both
     /// are found, and the directory has only one of them.
     pub fn are_one(&self, one: &RelPath, other: &RelPath) -> bool {
-        let folded = |name: &[u8]| String::from_utf8_lossy(name).to_lowercase();
         let name = folded(one.name());
         if one == other || one.parent() != other.parent() || folded(other.name()) != name {
             return false;
@@ -219,8 +220,10 @@ impl Host {
         if !self.features.exchange {
             return Err(Errno::INVAL);
         }
-        let (from, to) = (self.parent(one)?, self.parent_to_write(other)?);
-        changing(|| renameat_with(&from, one.name(), &to, other.name(), RenameFlags::EXCHANGE))
+        let to = self.parent_to_write(other)?;
+        let other_parent = if same_parent(one, other) { None } else { Some(self.parent(one)?) };
+        let from = other_parent.as_ref().unwrap_or(&to);
+        changing(|| renameat_with(from, one.name(), &to, other.name(), RenameFlags::EXCHANGE))
     }
 
     /// Renames without ever replacing anything.
@@ -229,10 +232,12 @@ impl Host {
     ///
     /// `EEXIST` if something is there.
     pub fn rename_new(&self, from: &RelPath, to: &RelPath) -> Result<(), Errno> {
-        let (old, new) = (self.parent(from)?, self.parent_to_write(to)?);
+        let new = self.parent_to_write(to)?;
+        let other_parent = if same_parent(from, to) { None } else { Some(self.parent(from)?) };
+        let old = other_parent.as_ref().unwrap_or(&new);
         if self.features.no_replace {
             let rename =
-                || renameat_with(&old, from.name(), &new, to.name(), RenameFlags::NOREPLACE);
+                || renameat_with(old, from.name(), &new, to.name(), RenameFlags::NOREPLACE);
             match changing(rename) {
                 Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
                 done => return done,
@@ -240,8 +245,8 @@ impl Host {
         }
         // A hard link is as good: it replaces nothing either.
         if self.features.links {
-            match changing(|| linkat(&old, from.name(), &new, to.name(), AtFlags::empty())) {
-                Ok(()) => return changing(|| unlinkat(&old, from.name(), AtFlags::empty())),
+            match changing(|| linkat(old, from.name(), &new, to.name(), AtFlags::empty())) {
+                Ok(()) => return changing(|| unlinkat(old, from.name(), AtFlags::empty())),
                 Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
                 Err(error) => return Err(error),
             }
@@ -249,7 +254,7 @@ impl Host {
         // Directories everywhere, and files where there are no hard links. A directory replaces
         // only an empty one; for files this is the one place where a gap stays.
         match statat(&new, to.name(), AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => changing(|| renameat(&old, from.name(), &new, to.name())),
+            Err(Errno::NOENT) => changing(|| renameat(old, from.name(), &new, to.name())),
             Ok(_) => Err(Errno::EXIST),
             Err(error) => Err(error),
         }
@@ -332,18 +337,49 @@ impl Host {
     }
 }
 
+/// A name without regard to upper and lower case.
+pub(super) fn folded(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).to_lowercase()
+}
+
+fn same_parent(one: &RelPath, other: &RelPath) -> bool {
+    let parent = |path: &RelPath| path.as_bytes().len() - path.name().len();
+    one.as_bytes()[..parent(one)] == other.as_bytes()[..parent(other)]
+}
+
 /// Looks at many paths in order, without opening a directory for each.
 #[derive(Debug)]
 pub struct Looking<'a> {
     host: &'a Host,
     /// The directory of the last path, with its slash.
     last: Option<(Vec<u8>, OwnedFd)>,
+    /// The names in directories that were asked about.
+    names: HashMap<Option<RelPath>, HashSet<Vec<u8>>>,
 }
 
 impl<'a> Looking<'a> {
     /// Begins.
     pub fn at(host: &'a Host) -> Self {
-        Self { host, last: None }
+        Self { host, last: None, names: HashMap::new() }
+    }
+
+    /// As [`Host::is_spelled_so`], but each directory is read once.
+    ///
+    /// # Errors
+    ///
+    /// Where the directory cannot be read.
+    pub fn is_spelled_so(&mut self, path: &RelPath) -> Result<bool, Errno> {
+        let names = match self.names.entry(path.parent()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let mut names = HashSet::new();
+                for entry in rustix::fs::Dir::read_from(self.host.parent(path)?)? {
+                    names.insert(entry?.file_name().to_bytes().to_vec());
+                }
+                new.insert(names)
+            }
+        };
+        Ok(names.contains(path.name()))
     }
 
     /// What is at a path now. A file whose stamp, size and mode are those of `base` is taken for

@@ -56,10 +56,9 @@ impl Merges {
     pub fn put_back(&self, changes: &mut ChangeSet) -> bool {
         let mut any = false;
         for merged in &self.merged {
-            let held = |change: &&mut Change| {
-                change.path == merged.path && change.state == ChangeState::Held
-            };
-            if let Some(change) = changes.changes.iter_mut().find(held) {
+            if let Some(change) = changes.at_mut(&merged.path)
+                && change.state == ChangeState::Held
+            {
                 (change.base, change.new) = merged.was.clone();
                 change.bytes = change.new.as_ref().map_or(0, |new| new.size);
                 any = true;

@@ -52,9 +52,7 @@ pub fn undo(
     let mut undone = Undone { kept: applied.kept, notes: applied.notes, ..Undone::default() };
     for wanted in &order.wanted {
         let path = &wanted.path;
-        let Some(change) = changes.changes.iter_mut().find(|change| change.path == *path) else {
-            continue;
-        };
+        let Some(change) = changes.at_mut(path) else { continue };
         if change.state == ChangeState::Held {
             undone.paths.push(path.clone());
             continue;

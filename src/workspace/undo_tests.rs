@@ -205,6 +205,29 @@ fn modes_come_back_and_the_times_of_what_was_deleted() {
 }
 
 #[test]
+fn what_before_tar_lost_stays_and_the_rest_is_taken_back() {
+    let (from, to) = (
+        tree([("a", file("a")), ("b", file("b")), ("c", file("c"))]),
+        tree([("a", file("from codex")), ("b", file("from codex too")), ("d", file("new"))]),
+    );
+    let place = Place::new(&from);
+    let (mut set, archive) = place.changes(&place.snapshot(), &from, &to);
+    apply_all(&place, &mut set, &archive);
+    let before = archive.with_file_name("before.tar");
+    let mut bytes = fs::read(&before).unwrap();
+    let offset = set.at(&path("b")).unwrap().before.as_ref().unwrap().offset;
+    bytes[usize::try_from(offset).unwrap()] ^= 1;
+    fs::write(&before, bytes).unwrap();
+    let undone = undo_at(&place, &mut set, &archive, &[]);
+    assert_eq!(names(&undone.paths), ["a", "c", "d"]);
+    let [(name, reason)] = &refused(&undone)[..] else { panic!("{undone:?}") };
+    assert!(name == "b" && reason.starts_with("before.tar of the run no longer has"), "{reason}");
+    let mut left = from.clone();
+    left.insert(path("b"), to[&path("b")].clone());
+    assert_eq!(place.read(), left);
+}
+
+#[test]
 fn what_nobody_else_has_is_not_taken_away() {
     let (from, to) = (tree([("a", file("a"))]), tree([("a", file("from codex"))]));
     let place = Place::new(&from);

@@ -186,5 +186,6 @@ async fn a_working_dir_that_stays_home_is_named() {
         server.call("codex_run", json!({"prompt": "write", "env_vars": {"LONG": long}})).await;
     assert_eq!(result["error_kind"], "invalid_argument", "{result}");
     assert!(result["run_id"].is_null(), "{result}");
+    server.ready().await;
     server.stop().await;
 }

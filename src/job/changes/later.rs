@@ -1,6 +1,6 @@
 //! The calls that come back for the changes of a run after its end: look at them, apply them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::failure::{ErrorKind, Failure};
 use crate::job::call::{ApplyCall, Conflicts, DiffCall};
@@ -151,14 +151,13 @@ pub(super) fn apply_now(
     // Read again: another call may have changed it before this one had its turn.
     if let Some(mut result) = record.result()? {
         super::tell_state(&mut result, &set);
-        let settled: BTreeMap<String, ()> =
-            files_changed.iter().map(|path| (path.to_string(), ())).collect();
-        result.conflicts.retain(|known| {
-            !settled.contains_key(&known.path)
-                && !conflicts.iter().any(|conflict| conflict.path == known.path)
-        });
+        let settled: BTreeSet<String> = files_changed.iter().map(ToString::to_string).collect();
+        let told: BTreeSet<&String> = conflicts.iter().map(|conflict| &conflict.path).collect();
+        result
+            .conflicts
+            .retain(|known| !settled.contains(&known.path) && !told.contains(&known.path));
         result.conflicts.extend(conflicts.iter().cloned());
-        result.ignored_new.retain(|ignored| !(ignored.held && settled.contains_key(&ignored.path)));
+        result.ignored_new.retain(|ignored| !(ignored.held && settled.contains(&ignored.path)));
         result.notes.extend(notes.iter().cloned());
         result.notes.truncate(MAX_LISTED);
         if commits.is_some() {

@@ -1,6 +1,6 @@
 //! The comparison of every path, before anything is written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 
 use rustix::io::Errno;
@@ -12,7 +12,7 @@ use super::step::as_base;
 use crate::path::RelPath;
 use crate::workspace::change::Change;
 use crate::workspace::conflict::{Decision, HostNow, decide};
-use crate::workspace::host::{Host, Looking};
+use crate::workspace::host::{Host, Looking, folded};
 
 /// What was seen.
 pub(super) struct Looked {
@@ -29,11 +29,15 @@ pub(super) fn look(host: &Host, wanted: &Wanted<'_>) -> Looked {
     let mut looked = Looked { ops: Vec::new(), had: Vec::new(), refused: BTreeMap::new() };
     let mut looking = Looking::at(host);
     let mut moved = BTreeSet::new();
+    let mut gone = Gone::new();
+    for change in wanted.iter().filter(|change| change.base.is_some() && change.new.is_none()) {
+        gone.entry(key(&change.path)).or_default().push(&change.path);
+    }
     for change in wanted.iter() {
         let path = &change.path;
         let now = match looking.look(path, change.base.as_ref()) {
             Ok(now) => now,
-            Err(error) => match blocked(&error, wanted.has_link_above(path)) {
+            Err(error) => match blocked(&error, || wanted.has_link_above(path)) {
                 Ok(now) => now,
                 Err(reason) => {
                     looked.refused.insert(path.clone(), reason);
@@ -42,10 +46,10 @@ pub(super) fn look(host: &Host, wanted: &Wanted<'_>) -> Looked {
             },
         };
         let is_new_name = change.base.is_none() && matches!(now, HostNow::Node(_));
-        let now = if is_new_name && goes_first(host, wanted, path, &moved) {
+        let now = if is_new_name && goes_first(host, &gone, path, &moved) {
             moved.insert(path.clone());
             HostNow::Absent
-        } else if is_new_name && matches!(host.is_spelled_so(path), Ok(false)) {
+        } else if is_new_name && matches!(looking.is_spelled_so(path), Ok(false)) {
             looked.refused.insert(path.clone(), SAME_NAME.into());
             continue;
         } else {
@@ -72,20 +76,25 @@ pub(super) fn look(host: &Host, wanted: &Wanted<'_>) -> Looked {
 /// Whether what is found at a new path goes before the path is written, since it is found there under
 /// another spelling of its name, and that one, or one above it, is deleted in this very change set:
 /// a name that only changes its case.
-fn goes_first(host: &Host, wanted: &Wanted<'_>, path: &RelPath, moved: &BTreeSet<RelPath>) -> bool {
-    std::iter::successors(path.parent(), RelPath::parent).any(|above| moved.contains(&above))
-        || wanted
-            .iter()
-            .filter(|other| other.base.is_some() && other.new.is_none())
-            .any(|other| host.are_one(&other.path, path))
+fn goes_first(host: &Host, gone: &Gone<'_>, path: &RelPath, moved: &BTreeSet<RelPath>) -> bool {
+    path.above().any(|above| moved.contains(above))
+        || gone.get(&key(path)).into_iter().flatten().any(|other| host.are_one(other, path))
+}
+
+/// What is deleted, by the directory and by the name without regard to its case.
+type Gone<'a> = HashMap<(&'a [u8], String), Vec<&'a RelPath>>;
+
+fn key(path: &RelPath) -> (&[u8], String) {
+    let (parent, name) = path.as_bytes().split_at(path.as_bytes().len() - path.name().len());
+    (parent, folded(name))
 }
 
 /// What there is where the way is blocked; or why the path cannot be written.
-fn blocked(error: &io::Error, has_link_above: bool) -> Result<HostNow, String> {
+fn blocked(error: &io::Error, has_link_above: impl FnOnce() -> bool) -> Result<HostNow, String> {
     match Errno::from_io_error(error) {
         // It went between two looks, or a file is above it: there is nothing here.
         Some(Errno::NOENT | Errno::NOTDIR) => Ok(HostNow::Absent),
-        Some(Errno::LOOP) if has_link_above => Ok(HostNow::Absent),
+        Some(Errno::LOOP) if has_link_above() => Ok(HostNow::Absent),
         Some(Errno::LOOP) => Err("a directory above it became a link on the host".into()),
         Some(Errno::INVAL | Errno::NXIO) => Ok(HostNow::Special),
         _ => Err(refusal("read", error)),

@@ -7,11 +7,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::kill_tests::{killed, opened, place, recover_in, seen, states, undo_in};
+use super::kill_tests::{Seen, killed, opened, place, recover_in, seen, states, undo_in};
 use super::recover::notes;
 use super::tests::apply_at;
 use super::*;
-use crate::workspace::change::ChangeState;
+use crate::workspace::NodeKind;
+use crate::workspace::change::{ChangeKind, ChangeState, ContentHash, NewNode};
 use crate::workspace::fixture::{Place, file, tree};
 use crate::workspace::lock::{self, LockError};
 
@@ -19,8 +20,8 @@ use crate::workspace::lock::{self, LockError};
 fn bytes_in(folder: &Path) -> (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>) {
     let all = if folder.is_dir() { seen(folder) } else { Default::default() };
     let temporary = |name: &[u8]| name.windows(7).any(|part| part == b".codex-");
-    let (temps, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| temporary(name));
-    let bytes = |found: Vec<(Vec<u8>, (u32, Vec<u8>))>| found.into_iter().map(|f| f.1.1).collect();
+    let (temps, rest): (Seen, Seen) = all.into_iter().partition(|(name, _)| temporary(name));
+    let bytes = |found: Seen| found.into_values().map(|(_, bytes)| bytes).collect();
     (bytes(temps), bytes(rest))
 }
 
@@ -62,7 +63,7 @@ fn what_was_displaced_is_kept_where_the_runs_folder_lost_it() {
             found.extend(left);
             assert!(displaced.is_subset(&found), "{lost} {point}: {displaced:?} {found:?}");
             let told = notes(&run).join("");
-            let kept = displaced.contains(&b"old".to_vec());
+            let kept = displaced.contains(b"old".as_slice());
             assert!(!kept || told.contains("an earlier version of "), "{told}");
         }
         assert!(tried > 10, "{tried}");
@@ -248,4 +249,58 @@ fn directories_that_move_while_files_in_them_are_written() {
         }
     }
     assert_eq!(outcomes, [false, true].into());
+}
+
+/// What takes time with the square of what there is takes minutes here.
+#[test]
+fn many_changes_deep_down_are_planned_and_compared_soon() {
+    const MANY: usize = 100_000;
+    let began = std::time::Instant::now();
+    let change = |path: String, is_directory: bool| {
+        let kind = if is_directory { NodeKind::Directory } else { NodeKind::File };
+        let hash = (!is_directory).then_some(ContentHash([0; 32]));
+        let (executable, target) = (false, None);
+        Change {
+            path: RelPath::new(path).unwrap(),
+            kind: ChangeKind::Added,
+            bytes: 1,
+            state: ChangeState::Held,
+            reason: None,
+            hold: None,
+            base: None,
+            new: Some(NewNode { kind, executable, size: 1, hash, offset: 0, target }),
+            before: None,
+        }
+    };
+    // A nest of 200 new directories, with most of the files at its end.
+    let nest: Vec<String> = (1..=200).map(|depth| vec!["d"; depth].join("/")).collect();
+    let mut changes: Vec<Change> = nest.iter().map(|path| change(path.clone(), true)).collect();
+    changes.extend((0..MANY).map(|n| change(format!("{}/{n}", nest[199]), false)));
+    changes.sort_by(|a, b| a.path.cmp(&b.path));
+    let wanted = Wanted::new(&changes);
+    let refused = changes.iter().map(|change| (change.path.clone(), String::new()));
+    assert_eq!(wanted.closure(&refused.take(100).collect()).len(), changes.len());
+    let place = Place::in_memory(&tree([("many", crate::workspace::fixture::Item::Dir)]));
+    let looked = look::look(&Host::of(&place.workspace), &wanted);
+    assert_eq!(looked.ops.len(), changes.len());
+    let mut ops = looked.ops;
+    assert!(wanted.name(&mut ops, "0").is_empty());
+    assert!(ops.iter().all(|op| op.staged.as_ref().is_none_or(|temp| temp.parent().is_none())));
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+
+    // Names that the host has already, and as many that go.
+    for n in 0..5000 {
+        fs::write(place.at("many").join(n.to_string()), "").unwrap();
+    }
+    let there = (0..5000).map(|n| change(format!("many/{n}"), false));
+    let gone = (0..5000).map(|n| {
+        let gone = change(format!("many/gone-{n}"), false);
+        Change { base: gone.new.as_ref().map(step::as_base), new: None, ..gone }
+    });
+    let mut changes: Vec<Change> = there.chain(gone).collect();
+    changes.sort_by(|a, b| a.path.cmp(&b.path));
+    let began = std::time::Instant::now();
+    let looked = look::look(&Host::of(&place.workspace), &Wanted::new(&changes));
+    assert_eq!(looked.refused.len(), 5000);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
 }

@@ -1,7 +1,8 @@
 //! What an apply is about to do, before it does any of it: a pure function of the change set and
 //! of what the host has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,15 +61,18 @@ fn makes_room(base: Option<&BaseNode>, new: Option<&NewNode>) -> bool {
     }
 }
 
+/// Where temporary files go, by directory with its slash.
+type Homes<'p> = HashMap<&'p [u8], Option<RelPath>>;
+
 /// The changes of one transaction, by path.
 #[derive(Debug)]
 pub(super) struct Wanted<'a> {
-    by_path: BTreeMap<&'a RelPath, &'a Change>,
+    by_path: BTreeMap<&'a [u8], &'a Change>,
 }
 
 impl<'a> Wanted<'a> {
     pub(super) fn new(changes: &'a [Change]) -> Self {
-        Self { by_path: changes.iter().map(|change| (&change.path, change)).collect() }
+        Self { by_path: changes.iter().map(|change| (change.path.as_bytes(), change)).collect() }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &'a Change> {
@@ -77,8 +81,8 @@ impl<'a> Wanted<'a> {
 
     /// Whether a link above the path is replaced by a directory in this very change set.
     pub(super) fn has_link_above(&self, path: &RelPath) -> bool {
-        std::iter::successors(path.parent(), RelPath::parent).any(|above| {
-            self.by_path.get(&above).is_some_and(|change| {
+        path.above().any(|above| {
+            self.by_path.get(above).is_some_and(|change| {
                 change.base.as_ref().is_some_and(|base| base.kind == NodeKind::Link)
             })
         })
@@ -86,14 +90,19 @@ impl<'a> Wanted<'a> {
 
     /// The nearest directory above that is one before and after: where temporary files go, so
     /// that none of them is in a directory that is about to go, or not there yet.
-    fn home(&self, path: &RelPath) -> Option<RelPath> {
-        std::iter::successors(path.parent(), RelPath::parent)
-            .find(|above| !self.by_path.contains_key(above))
-            .filter(|home| {
-                // Above `home` nothing may change either.
-                std::iter::successors(home.parent(), RelPath::parent)
-                    .all(|above| !self.by_path.contains_key(&above))
-            })
+    ///
+    /// `known`: those of the directories that were asked about already.
+    fn home<'p>(&self, path: &'p RelPath, known: &mut Homes<'p>) -> Option<RelPath> {
+        let bytes = path.as_bytes();
+        let parent = &bytes[..bytes.len() - path.name().len()];
+        if let Some(home) = known.get(parent) {
+            return home.clone();
+        }
+        // From the top, since above it nothing may change either.
+        let home = path.above().take_while(|above| !self.by_path.contains_key(above)).last();
+        let home = home.and_then(|home| RelPath::new(home).ok());
+        known.insert(parent, home.clone());
+        home
     }
 
     /// Gives every operation its temporary names; they begin with `.codex-` and `nonce`. A path
@@ -101,8 +110,9 @@ impl<'a> Wanted<'a> {
     pub(super) fn name(&self, ops: &mut [Op], nonce: &str) -> Vec<RelPath> {
         let mut number = 0;
         let mut too_long = Vec::new();
+        let mut homes = Homes::new();
         for op in ops {
-            let home = self.home(&op.path);
+            let home = self.home(&op.path, &mut homes);
             let mut next = || {
                 number += 1;
                 let name = format!(".codex-{nonce}-{number}.tmp");
@@ -128,33 +138,39 @@ impl<'a> Wanted<'a> {
     /// because something in it stays. Each with the reason; those in `refused` are part of it.
     pub(super) fn closure(&self, refused: &BTreeMap<RelPath, String>) -> BTreeMap<RelPath, String> {
         let mut held = refused.clone();
-        let mut news: Vec<RelPath> = refused.keys().cloned().collect();
+        // The topmost first, since with it all that lies below is held, and is not looked at again.
+        let mut news: Vec<RelPath> = refused.keys().rev().cloned().collect();
+        let mut whole: HashSet<Vec<u8>> = HashSet::new();
         while let Some(path) = news.pop() {
-            let Some(change) = self.by_path.get(&path) else { continue };
+            let Some(change) = self.by_path.get(path.as_bytes()) else { continue };
             let is_directory = |kind: Option<NodeKind>| kind == Some(NodeKind::Directory);
             let was = is_directory(change.base.as_ref().map(|base| base.kind));
             let is = is_directory(change.new.as_ref().map(|new| new.kind));
             let mut more = Vec::new();
             // A directory that does not come, or one that should make room and does not.
-            if (is && !was) || (was && !is && change.new.is_some()) {
-                let below = self.by_path.range::<RelPath, _>(&path..).skip(1);
+            if ((is && !was) || (was && !is && change.new.is_some()))
+                && !path.above().any(|above| whole.contains(above))
+            {
+                whole.insert(path.as_bytes().to_vec());
+                let from = (Bound::Excluded(path.as_bytes()), Bound::Unbounded);
+                let below = self.by_path.range::<[u8], _>(from).map(|(_, other)| other);
                 let below =
-                    below.take_while(|(other, _)| other.as_bytes().starts_with(path.as_bytes()));
-                more.extend(below.filter(|(other, _)| other.is_within(&path)).map(|(other, _)| {
+                    below.take_while(|other| other.path.as_bytes().starts_with(path.as_bytes()));
+                more.extend(below.filter(|other| other.path.is_within(&path)).map(|other| {
                     let reason = format!("held with {path}, which is above it");
-                    ((*other).clone(), reason)
+                    (other.path.clone(), reason)
                 }));
             }
             // Something stays in it.
             if change.base.is_some() {
-                more.extend(std::iter::successors(path.parent(), RelPath::parent).filter_map(
-                    |above| {
-                        let change = self.by_path.get(&above)?;
-                        let goes = change.base.as_ref()?.kind == NodeKind::Directory
-                            && change.new.as_ref().is_none_or(|n| n.kind != NodeKind::Directory);
-                        goes.then(|| (above.clone(), format!("held with {path}, which is in it")))
-                    },
-                ));
+                more.extend(path.above().filter_map(|above| {
+                    let change = self.by_path.get(above)?;
+                    let goes = change.base.as_ref()?.kind == NodeKind::Directory
+                        && change.new.as_ref().is_none_or(|n| n.kind != NodeKind::Directory);
+                    let reason = || format!("held with {path}, which is in it");
+                    let goes = goes && !held.contains_key(above);
+                    goes.then(|| (change.path.clone(), reason()))
+                }));
             }
             for (path, reason) in more {
                 if !held.contains_key(&path) {

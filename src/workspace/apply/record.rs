@@ -35,10 +35,7 @@ impl Settled {
 /// Sets states, reasons and pre-images.
 pub(super) fn record(set: &mut ChangeSet, direction: Direction, settled: Vec<Settled>) {
     for settled in settled {
-        let Ok(at) = set.changes.binary_search_by(|change| change.path.cmp(&settled.path)) else {
-            continue;
-        };
-        let change = &mut set.changes[at];
+        let Some(change) = set.at_mut(&settled.path) else { continue };
         match (direction, settled.done) {
             (Direction::Apply, true) => {
                 change.state = ChangeState::Applied;

@@ -1,6 +1,7 @@
 //! What happens to things that were moved aside: putting them back, letting them go, and keeping
 //! what the user saved in the meantime.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
@@ -259,31 +260,38 @@ impl Work {
         target: &RelPath,
         expected: &BaseNode,
     ) -> Result<(Option<Lease>, PreImage), Differs> {
-        // A program that forks has a copy of a file it writes open for a moment longer.
+        let mut before = self.before.take();
+        let mut at = 0;
+        let mut attributes = Vec::new();
+        let is_read = Cell::new(false);
+        let mut examine = || {
+            self.examine(temp, expected, &mut |file| {
+                is_read.set(true);
+                let Some(before) = &mut before else {
+                    return hash(&mut &*file, &mut io::sink()).map_err(failed);
+                };
+                attributes = attributes::read(file);
+                let (size, hash, offset) =
+                    before.keep(target, expected, file).map_err(|error| match error {
+                        KeepError::Read(error) => failed(error),
+                        KeepError::Write(error) => Differs::Before(error),
+                    })?;
+                at = offset;
+                Ok((size, hash))
+            })
+        };
+        let mut examined = examine();
+        // A program that forks has a copy of a file it writes open for a moment longer. It is read
+        // once at most, or it would be kept twice.
         for _ in 0..PATIENCE {
-            match self.host.open(temp).map(|file| self.lease(file)) {
-                Ok(Err(Differs::Written(LeaseError::Writer))) => {
+            match &examined {
+                Err(Differs::Written(LeaseError::Writer)) if !is_read.get() => {
                     thread::sleep(Duration::from_millis(1));
+                    examined = examine();
                 }
                 _ => break,
             }
         }
-        let mut before = self.before.take();
-        let mut at = 0;
-        let mut attributes = Vec::new();
-        let examined = self.examine(temp, expected, &mut |file| {
-            let Some(before) = &mut before else {
-                return hash(&mut &*file, &mut io::sink()).map_err(failed);
-            };
-            attributes = attributes::read(file);
-            let (size, hash, offset) =
-                before.keep(target, expected, file).map_err(|error| match error {
-                    KeepError::Read(error) => failed(error),
-                    KeepError::Write(error) => Differs::Before(error),
-                })?;
-            at = offset;
-            Ok((size, hash))
-        });
         let told = match (&examined, &mut before) {
             (Ok(_), Some(before)) if expected.kind != NodeKind::File => {
                 before.entry(target, expected).map(drop)

@@ -19,8 +19,8 @@ pub(super) enum StageError {
     /// The host refused.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// `changes.tar` no longer has what arrived.
-    #[error("changes.tar no longer holds what arrived from the container")]
+    /// The archive no longer has what was kept there.
+    #[error("it no longer holds what was kept there; was it changed by hand?")]
     Damaged,
     /// No symbolic link can be made.
     #[error(

@@ -52,6 +52,10 @@ impl From<JournalError> for End {
     }
 }
 
+/// Why a path is not taken back.
+const UNKEPT: &str = "before.tar of the run no longer has what was there before; take it from a \
+                      backup or from git";
+
 /// What became of each operation, and which of them a save in the last moment kept back.
 type Written = (Vec<Settled>, Vec<(RelPath, String)>);
 
@@ -172,7 +176,7 @@ impl Transaction<'_> {
         wanted: &Wanted<'_>,
         ops: &[Op],
     ) -> Result<Vec<Settled>, End> {
-        let unheld = stage_all(self.host, ops, &self.order.archive)?;
+        let unheld = stage_all(self.host, ops, self.order)?;
         work.is_staged = true;
         (self.at)(Point::Staged);
         flush(self.host, ops, true).map_err(|e| End::archive(&self.workspace.path, e))?;
@@ -191,9 +195,11 @@ impl Transaction<'_> {
 }
 
 pub(super) fn without(mut settled: Vec<Settled>, late: &[(RelPath, String)]) -> Vec<Settled> {
+    // Of two reasons the first counts.
+    let late: BTreeMap<_, _> = late.iter().rev().map(|(path, reason)| (path, reason)).collect();
     for settled in &mut settled {
-        if let Some((path, reason)) = late.iter().find(|(path, _)| *path == settled.path) {
-            *settled = Settled::refused(path.clone(), reason.clone());
+        if let Some(reason) = late.get(&settled.path) {
+            *settled = Settled::refused(settled.path.clone(), (*reason).clone());
         }
     }
     settled
@@ -235,7 +241,8 @@ fn settle(
 
 /// Writes all new contents under their temporary names. Goes on where one is refused, so that all
 /// that are refused are told at once. Gives the paths whose executable bit did not take.
-fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<BTreeSet<RelPath>, End> {
+fn stage_all(host: &Host, ops: &[Op], order: &Order<'_>) -> Result<BTreeSet<RelPath>, End> {
+    let archive = &order.archive;
     let mut refused = BTreeMap::new();
     let mut unheld = BTreeSet::new();
     let needs = ops.iter().any(|op| op.staged.is_some());
@@ -249,6 +256,10 @@ fn stage_all(host: &Host, ops: &[Op], archive: &Path) -> Result<BTreeSet<RelPath
             Ok(true) => {}
             Ok(false) => {
                 unheld.insert(op.path.clone());
+            }
+            // What was there before one path does not keep the others from being taken back.
+            Err(StageError::Damaged) if order.direction == Direction::Undo => {
+                refused.insert(op.path.clone(), UNKEPT.into());
             }
             Err(StageError::Damaged) => return Err(End::archive(archive, StageError::Damaged)),
             Err(error @ StageError::NoLinks) => {
