@@ -284,9 +284,14 @@ impl Talk {
     /// Ends its input, and waits until it has ended.
     pub(super) fn close(mut self) -> Result<(), GitCommandError> {
         drop(self.input.take());
+        let read = read_both(&mut self.child, OUTPUT_BYTES, self.deadline);
+        let (_, errors) = read.map_err(|stop| {
+            end(&mut self.child);
+            stop.error(self.name.clone())
+        })?;
         match self.child.wait() {
             Ok(status) if status.success() => Ok(()),
-            _ => Err(self.failed()),
+            _ => Err(self.said(&errors)),
         }
     }
 
@@ -311,8 +316,11 @@ impl Talk {
         drop(self.input.take());
         let errors =
             read_both(&mut self.child, OUTPUT_BYTES, self.deadline).map(|(_, errors)| errors);
-        let errors = errors.unwrap_or_default();
-        let errors = String::from_utf8_lossy(&errors);
+        self.said(&errors.unwrap_or_default())
+    }
+
+    fn said(&self, errors: &[u8]) -> GitCommandError {
+        let errors = String::from_utf8_lossy(errors);
         let message = errors.lines().next().unwrap_or("no reason given").to_owned();
         GitCommandError::Failed { command: self.name.clone(), code: None, message }
     }
