@@ -13,7 +13,8 @@ use crate::record::Record;
 use crate::workspace::apply::Parts;
 use crate::workspace::git::GitBase;
 use crate::workspace::git::commits::{
-    Base, CONTENTS, Commits, LIST, Listing, PACK, Tips, bring_home, contents_archive, write_header,
+    Base, CONTENTS, Commits, LIST, Listing, PACK, Tips, bring_home, contents_archive, not_yet,
+    write_header,
 };
 use crate::workspace::{Workspace, lock};
 
@@ -209,10 +210,14 @@ pub(super) async fn home(
     let (workspace, state) = (workspace.clone(), orchestrator.places.state.clone());
     let lock_timeout = orchestrator.config.workspace.lock_timeout;
     let brought = blocking(move || {
-        let _turn =
-            lock::write(&state, &workspace, lock_timeout).map_err(super::changes::locked)?;
+        let _turn = lock::write(&state, &workspace, lock_timeout).map_err(|error| {
+            crate::failure::Failure::new(crate::failure::ErrorKind::ApplyFailed, error.to_string())
+        })?;
         let parts = Parts { run: &run, folder: &folder, state: &state };
         Ok::<_, crate::failure::Failure>(bring_home(&workspace, &parts))
     });
-    brought.await.unwrap_or_else(|failure| Some(Commits::left(failure.sentence)))
+    // They are in the folder still, and come with the next apply.
+    let not_yet =
+        |failure: crate::failure::Failure| not_yet(record.folder(), record.id(), &failure.sentence);
+    brought.await.unwrap_or_else(not_yet)
 }

@@ -5,6 +5,9 @@
 //! variables, under a deadline and with bounded output; and it is never asked for what runs
 //! filters all the same (`status`, `diff`, `add`, `checkout`).
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -281,9 +284,14 @@ impl Talk {
     /// Ends its input, and waits until it has ended.
     pub(super) fn close(mut self) -> Result<(), GitCommandError> {
         drop(self.input.take());
+        let read = read_both(&mut self.child, OUTPUT_BYTES, self.deadline);
+        let (_, errors) = read.map_err(|stop| {
+            end(&mut self.child);
+            stop.error(self.name.clone())
+        })?;
         match self.child.wait() {
             Ok(status) if status.success() => Ok(()),
-            _ => Err(self.failed()),
+            _ => Err(self.said(&errors)),
         }
     }
 
@@ -308,8 +316,11 @@ impl Talk {
         drop(self.input.take());
         let errors =
             read_both(&mut self.child, OUTPUT_BYTES, self.deadline).map(|(_, errors)| errors);
-        let errors = errors.unwrap_or_default();
-        let errors = String::from_utf8_lossy(&errors);
+        self.said(&errors.unwrap_or_default())
+    }
+
+    fn said(&self, errors: &[u8]) -> GitCommandError {
+        let errors = String::from_utf8_lossy(errors);
         let message = errors.lines().next().unwrap_or("no reason given").to_owned();
         GitCommandError::Failed { command: self.name.clone(), code: None, message }
     }
@@ -447,64 +458,4 @@ fn end(child: &mut Child) {
         let _ = kill_process_group(group, Signal::KILL);
     }
     let _ = child.wait();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tells_what_git_said() {
-        let directory = tempfile::tempdir().unwrap();
-        let directory = File::open(directory.path()).unwrap();
-        let version = git(directory.as_fd(), &["version"]).unwrap();
-        assert!(version.starts_with(b"git version"));
-        let error = git(directory.as_fd(), &["no-such-command"]).unwrap_err();
-        assert!(matches!(error, GitCommandError::Failed { code: Some(1), .. }), "{error}");
-    }
-
-    #[test]
-    fn no_hook_monitor_or_alias_of_the_repository_runs() {
-        let tree = tempfile::tempdir().unwrap();
-        let mark = tree.path().join("ran");
-        let directory = File::open(tree.path()).unwrap();
-        git(directory.as_fd(), &["init", "-q"]).unwrap();
-        let config = format!(
-            "[core]\n\tfsmonitor = touch {0}\n\tpager = touch {0}\n[pager]\n\tconfig = true\n",
-            mark.display()
-        );
-        std::fs::write(tree.path().join(".git/config"), config).unwrap();
-        git(directory.as_fd(), &["config", "-z", "--list"]).unwrap();
-        git(directory.as_fd(), &["ls-files", "-z"]).unwrap();
-        git(directory.as_fd(), &["for-each-ref"]).unwrap();
-        assert!(!mark.exists());
-    }
-
-    #[test]
-    fn nothing_is_fetched_and_no_program_of_a_remote_runs() {
-        let tree = tempfile::tempdir().unwrap();
-        let mark = tree.path().join("ran");
-        let directory = File::open(tree.path()).unwrap();
-        git(directory.as_fd(), &["init", "-q"]).unwrap();
-        let touch = format!("touch {}", mark.display());
-        let file = format!("file://{}", tree.path().display());
-        for url in [&*file, tree.path().to_str().unwrap(), "ext::sh -c true", "ssh://nowhere/x"] {
-            let config = format!(
-                "[remote \"o\"]\n\turl = {url}\n\tuploadpack = {touch};true\n\
-                 [core]\n\tsshCommand = {touch}\n[protocol]\n\tallow = always\n"
-            );
-            std::fs::write(tree.path().join(".git/config"), config).unwrap();
-            let error = git(directory.as_fd(), &["fetch", "-q", "o"]).unwrap_err();
-            assert!(!mark.exists(), "{url}: {error}");
-            assert!(error.to_string().contains("not allowed"), "{error}");
-        }
-    }
-
-    #[test]
-    fn it_writes_no_more_than_is_taken() {
-        let tree = tempfile::tempdir().unwrap();
-        let directory = File::open(tree.path()).unwrap();
-        let flood = Git::new(directory.as_fd()).most(5).run(&["version"]);
-        assert!(matches!(flood, Err(GitCommandError::Flood { .. })), "{flood:?}");
-    }
 }

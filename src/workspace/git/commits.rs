@@ -295,16 +295,23 @@ impl Commits {
             count => format!("{count} commits"),
         };
         let mut text = match (self.state, &self.reference) {
+            // Only an undo has a reason here.
+            (CommitsState::Moved, _) if self.reason.is_some() => format!(
+                "{branch} still has the {commits} of this run, because {reason}; a commit of the \
+                 files as they are now takes them back."
+            ),
             (CommitsState::Moved, _) => {
                 let at = self.commit.as_deref().unwrap_or_default();
                 format!("Committed: {commits}, {branch} is now at {}.", at.get(..10).unwrap_or(at))
             }
-            (CommitsState::Arrived, Some(reference)) => {
-                format!(
-                    "Committed: {commits}, in {reference}; {branch} was not moved, because {reason}."
-                )
-            }
+            (CommitsState::Arrived, Some(reference)) => format!(
+                "Committed: {commits}, in {reference}; {branch} does not have them, because {reason}."
+            ),
             (CommitsState::Arrived, None) => String::new(),
+            (CommitsState::Held, _) if self.reason.is_some() => format!(
+                "Commits were made and could not come, because {reason}; they come when the whole \
+                 run is applied with codex_run_apply."
+            ),
             (CommitsState::Held, _) => {
                 "Commits were made; they come when the whole run is applied \
                                         with codex_run_apply."
@@ -399,6 +406,13 @@ pub fn bring_home(workspace: &Workspace, parts: &Parts<'_>) -> Option<Commits> {
         }
     }
     Some(told)
+}
+
+/// What is told of the commits of a run that could not be brought home now, for a reason that
+/// passes; `None` if it made none.
+pub fn not_yet(folder: &Path, run: &str, reason: &str) -> Option<Commits> {
+    let told = Tips::load(folder)?.told(run);
+    Some(Commits { reason: Some(reason.to_owned()), ..told })
 }
 
 /// Moves the branch back that [`bring_home`] moved, under the mirrored rule; `None` if it moved

@@ -247,6 +247,21 @@ fn it_is_not_taken_back_when_the_user_went_on_from_it() {
     let back = pair.take_back();
     assert_eq!(back.state, CommitsState::Moved, "{back:?}");
     assert_eq!(back.reason.as_deref(), Some("main was moved meanwhile"));
+    let text = back.text();
+    assert!(text.starts_with("main still has the 1 commit of this run, because main"), "{text}");
+}
+
+#[test]
+fn commits_that_cannot_come_yet_wait_in_the_folder() {
+    let pair = Pair::new(|_| {});
+    assert_eq!(not_yet(&pair.folder, RUN, "another run has its turn"), None);
+    pair.commit_there("new.txt", "new\n");
+    pair.take_out().unwrap();
+    pair.apply();
+    let told = not_yet(&pair.folder, RUN, "another run has its turn").unwrap();
+    assert!(told.wait());
+    assert!(told.text().contains("because another run has its turn; they come"), "{told:?}");
+    assert_eq!(pair.bring_home().state, CommitsState::Moved);
 }
 
 #[test]
@@ -255,7 +270,10 @@ fn a_run_that_was_undone_can_be_applied_again() {
     pair.commit_there("new.txt", "new\n");
     let told = pair.finish();
     fs::remove_file(pair.home.join("new.txt")).unwrap();
-    assert_eq!(pair.take_back().state, CommitsState::Arrived);
+    let back = pair.take_back();
+    assert_eq!(back.state, CommitsState::Arrived);
+    let text = "main does not have them, because the run was undone.";
+    assert!(back.text().contains(text), "{back:?}");
     assert_eq!(pair.here(&["status", "--porcelain"]), "");
     pair.apply();
     assert_eq!(pair.bring_home(), told);
