@@ -33,6 +33,10 @@ fn object(workspace: &Path, contents: &[u8]) -> PathBuf {
 
 /// A repository with the large files `a.bin` (`one`) and `b.bin` (`two`), and a server for it.
 async fn server(commands: &str) -> Server {
+    server_with(commands, Options::default()).await
+}
+
+async fn server_with(commands: &str, options: Options) -> Server {
     let script = Script::always(vec![Step::run(commands), Step::Say("Done.".into())]);
     let home = TempDir::new().unwrap();
     let workspace = home.path().join("project");
@@ -45,7 +49,7 @@ async fn server(commands: &str) -> Server {
     git(&workspace, &["add", "-A"]);
     git(&workspace, &["commit", "-qm", "large"]);
     assert_eq!(git(&workspace, &["show", "HEAD:a.bin"]), pointer(b"one\n"));
-    Server::start_in(script, Options::default(), home, workspace).await
+    Server::start_in(script, options, home, workspace).await
 }
 
 async fn run(server: &mut Server, arguments: Value) -> Value {
@@ -112,6 +116,26 @@ async fn contents_that_the_container_does_not_give_are_named() {
     // The last version is in the workspace.
     check_store(&server, &["last\n"]);
     let told = result["commits"]["lfs"].as_str().unwrap();
+    assert!(told.starts_with("git lfs push would fail for a.bin: "), "{told}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn contents_over_the_limit_cost_the_contents_alone() {
+    need_engine!();
+    let commands = "head -c 3000000 /dev/zero > a.bin; git commit -qam huge; echo last > a.bin; \
+                    git commit -qam last";
+    let options = Options::default().set("workspace", "max_bytes = \"2MiB\"");
+    let mut server = server_with(commands, options).await;
+    let result = run(&mut server, json!({"mode": "suggest"})).await;
+    let reason = result["commits"]["lfs"].as_str().unwrap();
+    assert!(reason.ends_with("because they are larger than the limit of workspace.max_bytes"));
+    let folder = server.runs().join(result["run_id"].as_str().unwrap());
+    assert!(!folder.join("lfs.tar").exists());
+    let applied = server.call("codex_run_apply", json!({"run_id": result["run_id"]})).await;
+    assert_eq!(applied["commits"]["state"], "moved", "{applied}");
+    check_store(&server, &["last\n"]);
+    let told = applied["commits"]["lfs"].as_str().unwrap();
     assert!(told.starts_with("git lfs push would fail for a.bin: "), "{told}");
     server.stop().await;
 }
