@@ -1,6 +1,7 @@
 //! The calls that come back for the changes of a run after its end: look at them, apply them.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use crate::failure::{ErrorKind, Failure};
 use crate::job::call::{ApplyCall, Conflicts, DiffCall};
@@ -49,19 +50,8 @@ pub(in crate::job) async fn diff(
                 format!("page {number} does not exist; the diff has {} pages", page.pages),
             ));
         }
-        let not_shown = match files.diff_patch.exists() {
-            true => diff::not_shown(&files.diff_patch).map_err(|e| not_read(&e))?,
-            false => None,
-        };
-        // The last page of all of it has it as its last line.
-        if let Some(changes) = not_shown
-            && (!wanted.is_empty() || number < page.pages)
-        {
-            page.text.push_str(&format!(
-                "# the diff is cut: the last {changes} changes are not shown, and may be among what \
-                 was asked for; changes.json in the run's folder names them\n"
-            ));
-        }
+        page.text
+            .push_str(&cut_notice(&files.diff_patch, number == page.pages && wanted.is_empty())?);
         Ok(DiffPage {
             run_id: call.run_id,
             changes_state: set.state(),
@@ -71,6 +61,20 @@ pub(in crate::job) async fn diff(
         })
     })
     .await
+}
+
+/// A line for a page of a diff that is cut. The last page of all of it has one already.
+fn cut_notice(diff_patch: &Path, is_last: bool) -> Result<String, Failure> {
+    let not_shown = match diff_patch.exists() && !is_last {
+        true => diff::not_shown(diff_patch).map_err(|error| not_read(&error))?,
+        false => None,
+    };
+    Ok(not_shown.map_or_else(String::new, |changes| {
+        format!(
+            "# the diff is cut: the last {changes} changes are not shown, and may be among what was \
+             asked for; changes.json in the run's folder names them\n"
+        )
+    }))
 }
 
 /// `codex_run_apply`: applies what is held of a run.
@@ -209,4 +213,21 @@ fn check_wanted(set: &ChangeSet, wanted: &[RelPath]) -> Result<(), Failure> {
 fn with_hold(set: &ChangeSet, hold: Hold) -> BTreeSet<RelPath> {
     let held = set.changes.iter().filter(|change| change.hold == Some(hold));
     held.map(|change| change.path.clone()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_page_of_a_diff_that_is_cut_tells_so_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("diff.patch");
+        assert_eq!(cut_notice(&file, false).unwrap(), "", "nothing changed");
+        std::fs::write(&file, "diff --git a/x b/x\n+x\n").unwrap();
+        assert_eq!(cut_notice(&file, false).unwrap(), "");
+        std::fs::write(&file, "+x\n# diff cut: 12 more changes are not shown\n").unwrap();
+        assert!(cut_notice(&file, false).unwrap().contains("the last 12 changes are not shown"));
+        assert_eq!(cut_notice(&file, true).unwrap(), "", "the patch says it there itself");
+    }
 }
