@@ -20,8 +20,8 @@ fn bytes_in(folder: &Path) -> (BTreeSet<Vec<u8>>, BTreeSet<Vec<u8>>) {
     let all = if folder.is_dir() { seen(folder) } else { Default::default() };
     let temporary = |name: &[u8]| name.windows(7).any(|part| part == b".codex-");
     let (temps, rest): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| temporary(name));
-    let bytes = |found: Vec<(Vec<u8>, (u32, Vec<u8>))>| found.into_iter().map(|f| f.1.1).collect();
-    (bytes(temps), bytes(rest))
+    let bytes = |(_, (_, bytes))| bytes;
+    (temps.into_iter().map(bytes).collect(), rest.into_iter().map(bytes).collect())
 }
 
 fn journal(base: &Path) -> Option<String> {
@@ -62,7 +62,7 @@ fn what_was_displaced_is_kept_where_the_runs_folder_lost_it() {
             found.extend(left);
             assert!(displaced.is_subset(&found), "{lost} {point}: {displaced:?} {found:?}");
             let told = notes(&run).join("");
-            let kept = displaced.contains(&b"old".to_vec());
+            let kept = displaced.contains(&b"old"[..]);
             assert!(!kept || told.contains("an earlier version of "), "{told}");
         }
         assert!(tried > 10, "{tried}");
