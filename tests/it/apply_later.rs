@@ -4,8 +4,7 @@ use mcp_codex_orchestrator::model::scripted::{Script, Step};
 use serde_json::{Value, json};
 
 use crate::need_engine;
-use crate::support::{Options, Server, git};
-use crate::undo::paths;
+use crate::support::{Options, Server, git, paths};
 
 const LINES: &str = "one\ntwo\nthree\nfour\nfive\nsix\nseven\n";
 

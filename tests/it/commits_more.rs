@@ -7,8 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::need_engine;
-use crate::support::{Options, Server, git, make_workspace};
-use crate::undo::cli;
+use crate::support::{Options, Server, cli, git, make_workspace};
 
 const COMMIT: &str = "echo x > x; echo '// x' >> src/lib.rs; git add x; \
                       git commit -qm x -- x src/lib.rs";

@@ -394,3 +394,27 @@ macro_rules! need_engine {
         }
     };
 }
+
+/// The program on the command line, with the settings of the server.
+pub(crate) fn cli(home: &Path, arguments: &[&str]) -> std::process::Output {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mcp-codex-orchestrator"));
+    command
+        .args(["--config", home.join("config.toml").to_str().unwrap()])
+        .args(arguments)
+        .env_clear()
+        .env("PATH", std::env::var("PATH").unwrap_or_default())
+        .env("HOME", home)
+        .env("XDG_STATE_HOME", home.join("state"))
+        .current_dir(home);
+    for name in ["DOCKER_HOST", "CODEX_IMAGE"] {
+        if let Ok(value) = std::env::var(name) {
+            command.env(name, value);
+        }
+    }
+    command.output().unwrap()
+}
+
+/// The paths of a list of changes, conflicts or refusals.
+pub(crate) fn paths(value: &Value) -> Vec<&str> {
+    value.as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect()
+}

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Output;
 
 use mcp_codex_orchestrator::model::scripted::{Script, Step};
 use serde_json::{Value, json};
 
 use crate::need_engine;
-use crate::support::{Options, Server, tree};
+use crate::support::{Options, Server, cli, paths, tree};
 
 fn script(command: &str) -> Script {
     Script::always(vec![Step::run(command), Step::Say("Done.".into())])
@@ -26,29 +25,6 @@ fn whole(root: &Path) -> BTreeMap<PathBuf, (Vec<u8>, u32, u32)> {
             (path, (bytes, meta.mode(), meta.uid()))
         })
         .collect()
-}
-
-/// The program on the command line, with the settings of the server.
-pub(crate) fn cli(home: &Path, arguments: &[&str]) -> Output {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mcp-codex-orchestrator"));
-    command
-        .args(["--config", home.join("config.toml").to_str().unwrap()])
-        .args(arguments)
-        .env_clear()
-        .env("PATH", std::env::var("PATH").unwrap_or_default())
-        .env("HOME", home)
-        .env("XDG_STATE_HOME", home.join("state"))
-        .current_dir(home);
-    for name in ["DOCKER_HOST", "CODEX_IMAGE"] {
-        if let Ok(value) = std::env::var(name) {
-            command.env(name, value);
-        }
-    }
-    command.output().unwrap()
-}
-
-pub(crate) fn paths(value: &Value) -> Vec<&str> {
-    value.as_array().unwrap().iter().map(|entry| entry["path"].as_str().unwrap()).collect()
 }
 
 #[tokio::test]

@@ -7,8 +7,7 @@ use mcp_codex_orchestrator::model::scripted::{Script, Step};
 use serde_json::json;
 
 use crate::need_engine;
-use crate::support::{Options, Server, requests, tree};
-use crate::undo::cli;
+use crate::support::{Options, Server, cli, requests, tree};
 
 fn only_run(runs: &Path) -> String {
     let mut names = fs::read_dir(runs).unwrap().flatten().map(|entry| entry.file_name());

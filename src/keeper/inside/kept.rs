@@ -395,6 +395,8 @@ mod tests {
 
     use super::*;
 
+    type Change<'a> = (&'a str, &'a dyn Fn(&Path));
+
     /// One path was kept, in a directory that is for its owner alone.
     fn aside(root: &Path) -> Aside {
         let place = root.join("aside");
@@ -422,7 +424,7 @@ mod tests {
         // Only what is root's can be proved at all.
         let is_root = rustix::process::geteuid().is_root();
         assert_eq!(proved(&|_| {}), is_root);
-        let changes: [(&str, &dyn Fn(&Path)); 7] = [
+        let changes: [Change<'_>; 7] = [
             ("open to others", &|root| mode(root, 0o755)),
             ("with a bit more", &|root| mode(root, 0o1700)),
             ("gone", &|root| {

@@ -10,6 +10,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::workspace::change::{PreImage, executable};
+use crate::workspace::hex::{from_hex, to_hex};
 
 /// Attributes of a file that its new contents must not inherit: what they grant was granted to
 /// the old contents, or is computed from them.
@@ -100,17 +101,4 @@ pub(super) fn with_executable(mode: u32, executable_now: bool) -> u32 {
         true => mode | ((mode & 0o444) >> 2),
         false => mode & !0o111,
     }
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |b: u8| char::from(b).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
-    }
-    pairs.iter().map(|[high, low]| Some(digit(*high)? << 4 | digit(*low)?)).collect()
 }

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, fstat, openat, st
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+use super::super::hex::{from_hex, to_hex};
 use super::super::{Workspace, beneath};
 use super::command::git;
 use super::config::GitConfig;
@@ -49,7 +50,7 @@ impl Pointer {
         let (mut oid, mut size) = (None, None);
         for line in lines {
             match line.split_once(' ')? {
-                ("oid", value) => oid = from_hex(value.strip_prefix("sha256:")?),
+                ("oid", value) => oid = from_hex(value.strip_prefix("sha256:")?)?.try_into().ok(),
                 ("size", value) => size = value.parse().ok(),
                 _ => {}
             }
@@ -91,7 +92,7 @@ impl Pointer {
 
     /// The name of the contents in a store.
     pub(super) fn name(&self) -> String {
-        self.oid.iter().map(|byte| format!("{byte:02x}")).collect()
+        to_hex(&self.oid)
     }
 }
 
@@ -250,19 +251,6 @@ fn place(from: BorrowedFd<'_>, draft: &str, to: BorrowedFd<'_>, name: &str) -> i
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(error) => Err(error.into()),
     }
-}
-
-fn from_hex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    let lower = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    if digits.len() != 64 || !digits.iter().all(lower) {
-        return None;
-    }
-    let mut bytes = [0; 32];
-    for (byte, at) in bytes.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(text.get(at..at + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]
