@@ -342,16 +342,20 @@ impl ChangeSet {
         self.changes.sort_by(|a, b| a.path.cmp(&b.path));
     }
 
-    /// Lets go of what is held for a person, or because git ignores it, within the given paths, and
-    /// of the directories above them. What is never applied stays.
+    /// Lets go of what is held for a person within the given paths, of what is held because git
+    /// ignores it at just these paths (it stands in no diff, so naming a directory is no decision
+    /// about it), and of the directories above them. What is never applied stays.
     pub fn allow(&mut self, paths: &[RelPath]) {
         for change in &mut self.changes {
-            let named = |path: &RelPath| {
-                change.path.is_within(path)
-                    || (change.kind == ChangeKind::Directory && path.is_within(&change.path))
+            let above = |path: &RelPath| {
+                change.kind == ChangeKind::Directory && path.is_within(&change.path)
             };
-            let may_go = matches!(change.hold, Some(Hold::Person | Hold::Ignored));
-            if may_go && paths.iter().any(named) {
+            let named = |path: &RelPath| match change.hold {
+                Some(Hold::Person) => change.path.is_within(path) || above(path),
+                Some(Hold::Ignored) => change.path == *path || above(path),
+                Some(Hold::Never) | None => false,
+            };
+            if paths.iter().any(named) {
                 change.hold = None;
                 change.reason = None;
             }

@@ -24,6 +24,13 @@ fn fill(on: &Path, but: u64) -> PathBuf {
     path
 }
 
+/// Gives the room back. A process that another test is just starting may hold the file open for a
+/// moment, and so it is emptied first.
+fn free(filler: &Path) {
+    File::options().write(true).open(filler).unwrap().set_len(0).unwrap();
+    fs::remove_file(filler).unwrap();
+}
+
 fn is_full(error: &ApplyError) -> bool {
     let text = error.to_string();
     text.contains("No space left on device")
@@ -75,7 +82,7 @@ fn the_workspace_is_full() {
             let place = Place::new(mount.path(), dir);
             let run = change_set(&place);
             let filler = fill(mount.path(), 8192);
-            fails_and_then_goes(&place, run, || fs::remove_file(filler).unwrap());
+            fails_and_then_goes(&place, run, || free(&filler));
         });
     }
 }
@@ -122,7 +129,7 @@ fn at_every_amount(runs: bool, state: bool) {
             let filler = fill(mount.path(), pages * 4096);
             let before = place.tree();
             let done = run.apply(OnConflict::HoldAll);
-            fs::remove_file(filler).unwrap();
+            free(&filler);
             match done {
                 Ok(told) => {
                     assert_eq!(told.conflicts, [], "{pages} {told:?}");
