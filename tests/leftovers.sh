@@ -21,11 +21,6 @@ case ${1:-} in
     list | sort > "$note"
     ;;
   after)
-    # A server that was killed, or that ended, while the engine made a container cannot have removed
-    # it. It never ran, and the next server sweeps it; here the command that does the same.
-    if [ -n "$(docker ps -aq --filter status=created --filter label=mcp-codex-orchestrator.owner)" ]; then
-      echo "Containers that were made and never started: $(target/debug/mcp-codex-orchestrator reap)."
-    fi
     for _ in $(seq 50); do
       left=$(list | sort | comm -13 "$note" -)
       [ -n "$left" ] || { echo "The tests left nothing behind."; exit 0; }

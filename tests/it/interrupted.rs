@@ -13,6 +13,8 @@ use crate::support::{Options, Server, tree};
 async fn what_was_half_applied_is_undone_at_the_next_start() {
     need_engine!();
     let mut server = Server::start(Script::builtin(), Options::default()).await;
+    // No container is being made then, which only a later sweep would find.
+    server.ready().await;
     server.child.start_kill().unwrap();
     server.child.wait().await.unwrap();
     let before = tree(&server.workspace);

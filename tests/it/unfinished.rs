@@ -14,11 +14,17 @@ fn only_run(runs: &Path) -> String {
     names.next().unwrap().into_string().unwrap()
 }
 
+/// One container, so that none is being made when the server is killed, which only a later sweep
+/// would find.
+fn options() -> Options {
+    Options::default().set("pool", "max_size = 1")
+}
+
 /// Kills a server as a crash does, and starts another one with the same home.
 async fn killed(mut server: Server, script: Script) -> Server {
     server.child.kill().await.unwrap();
     let Server { home, workspace, .. } = server;
-    Server::start_in(script, Options::default(), home, workspace).await
+    Server::start_in(script, options(), home, workspace).await
 }
 
 #[tokio::test]
@@ -31,7 +37,7 @@ async fn a_run_goes_on_as_long_as_its_server_lives_and_then_has_a_result() {
             Step::Say("Done.".into()),
         ])
     };
-    let mut server = Server::start(script(), Options::default()).await;
+    let mut server = Server::start(script(), options()).await;
     let before = tree(&server.workspace);
     let _answer = server.begin_call("codex_run", json!({"prompt": "edit"})).await;
     requests(&server, 2).await;
@@ -65,7 +71,7 @@ async fn what_a_killed_server_had_collected_is_applied_and_taken_back_later() {
             Step::Say("Done.".into()),
         ])
     };
-    let mut server = Server::start(script(), Options::default()).await;
+    let mut server = Server::start(script(), options()).await;
     let before = tree(&server.workspace);
     let result = server.call("codex_run", json!({"prompt": "p", "mode": "suggest"})).await;
     assert_eq!(result["changes_state"], "held", "{result}\n{}", server.log());
@@ -85,6 +91,7 @@ async fn what_a_killed_server_had_collected_is_applied_and_taken_back_later() {
     assert_eq!(applied["files_changed"], json!(["n", "src/lib.rs"]), "{applied}");
     assert_eq!(server.read("src/lib.rs"), "theirs\n");
     fs::remove_file(folder.join("result.json")).unwrap();
+    server.ready().await;
     let mut server = killed(server, script()).await;
     let undone = server.call("codex_run_undo", json!({"run_id": run_id})).await;
     assert_eq!(undone["changes_state"], "held", "{undone}");
