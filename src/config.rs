@@ -8,6 +8,7 @@ pub mod codex;
 pub mod container;
 mod load;
 pub mod model;
+pub mod network;
 pub mod paths;
 pub mod pool;
 mod range;
@@ -24,6 +25,7 @@ pub use self::codex::CodexConfig;
 pub use self::container::ContainerConfig;
 pub use self::load::{Loaded, Overrides, load};
 pub use self::model::{Auth, ModelConfig};
+pub use self::network::NetworkConfig;
 pub use self::paths::Paths;
 pub use self::pool::{PoolConfig, Recycle};
 pub use self::run::RunConfig;
@@ -53,6 +55,8 @@ pub struct Config {
     pub codex: CodexConfig,
     /// `[model]`
     pub model: ModelConfig,
+    /// `[network]`
+    pub network: NetworkConfig,
     /// `[runs]`
     pub runs: RunsConfig,
     /// `[server]`

@@ -68,6 +68,21 @@ pub struct ContainerSpec {
     pub capabilities: Vec<String>,
     /// The seccomp profile, as JSON.
     pub seccomp: String,
+    /// The network it is in.
+    pub network: Network,
+}
+
+/// The network of a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Its own loopback interface and nothing else.
+    None,
+    /// The engine's default network, with a way to the internet.
+    Bridge,
+    /// A network that the user made in the engine.
+    Named(String),
+    /// The host's own: all that listens on the host's loopback interface can be reached.
+    Host,
 }
 
 /// One tmpfs mount.

@@ -171,7 +171,8 @@ impl Orchestrator {
         tokio::task::spawn_blocking(move || recover_all(&state));
         let sweeper = Sweeper::new(owner.label(), &places.state);
         let label = owner.label().to_owned();
-        let starter = Starter::new(Arc::clone(&engine), config.container.clone(), owner.into())
+        let (container, network) = (config.container.clone(), config.network.clone());
+        let starter = Starter::new(Arc::clone(&engine), container, network, owner.into())
             .keeping_ignored(config.workspace.keep_ignored);
         let pool = Pool::start(starter, config.pool.clone());
         let state = places.state.clone();

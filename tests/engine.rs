@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use mcp_codex_orchestrator::config::ContainerConfig;
 use mcp_codex_orchestrator::container::{self, label};
 use mcp_codex_orchestrator::engine::docker::{Address, DockerEngine, Endpoint};
-use mcp_codex_orchestrator::engine::{ByteStream, ContainerId, ContainerSpec, Engine, EngineError};
+use mcp_codex_orchestrator::engine::{
+    ByteStream, ContainerId, ContainerSpec, Engine, EngineError, Network,
+};
 use mcp_codex_orchestrator::pool::owner::Owner;
 use mcp_codex_orchestrator::pool::sweep::Sweeper;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -60,7 +62,7 @@ fn spec(image: &str, owner: &str, argv: &[&str]) -> ContainerSpec {
         start_timeout: Duration::from_secs(30),
         heartbeat: Duration::from_secs(5),
     };
-    let mut spec = container::spec(&config, owner, jiff::Timestamp::now());
+    let mut spec = container::spec(&config, &Network::None, owner, jiff::Timestamp::now());
     spec.argv = words(argv);
     spec
 }

@@ -23,7 +23,8 @@ const GIB: u64 = 1 << 30;
 
 /// The first thing that is wrong, if anything is.
 pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
-    let Config { pool, container, workspace, run, codex: _, model, runs, server } = config;
+    let Config { pool, container, workspace, run, codex: _, model, network: _, runs, server } =
+        config;
     let checks = [
         within("pool.max_size", &pool.max_size, 1..=256),
         ordered(("pool.min_idle", &pool.min_idle), ("pool.max_size", &pool.max_size)),

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use crate::config::ContainerConfig;
+use crate::config::{ContainerConfig, NetworkConfig};
 use crate::engine::{ContainerId, Engine, EngineError};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
-use crate::keeper::wire::{ArmRequest, Fingerprint, ResetRequest};
+use crate::keeper::wire::{ArmRequest, Fingerprint, PROXY_PORT, ResetRequest};
 use crate::pool::owner::Owner;
 use crate::pool::source::{Pooled, Source, StartError};
 
@@ -88,14 +88,29 @@ impl Pooled for ArmedContainer {
 pub struct Starter {
     engine: Arc<dyn Engine>,
     container: ContainerConfig,
+    network: NetworkConfig,
     owner: Arc<Owner>,
     reset: ResetRequest,
 }
 
 impl Starter {
     /// Containers of `engine` for `owner`.
-    pub fn new(engine: Arc<dyn Engine>, container: ContainerConfig, owner: Arc<Owner>) -> Self {
-        Self { engine, container, owner, reset: ResetRequest::default() }
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        container: ContainerConfig,
+        network: NetworkConfig,
+        owner: Arc<Owner>,
+    ) -> Self {
+        Self { engine, container, network, owner, reset: ResetRequest::default() }
+    }
+
+    /// How a container is armed.
+    fn arm(&self) -> ArmRequest {
+        let mut request = ArmRequest::default();
+        if !self.network.allow_hosts.is_empty() {
+            request.forward.push(PROXY_PORT);
+        }
+        request
     }
 
     /// The same, whose resets keep what was built in ignored directories, or do not
@@ -114,7 +129,9 @@ impl Starter {
             kind: ErrorKind::ImageOutdated,
             sentence: error.to_string(),
         })?;
-        let spec = spec(&self.container, self.owner.label(), jiff::Timestamp::now());
+        let network = &self.network.mode;
+        let now = jiff::Timestamp::now();
+        let spec = spec(&self.container, network, self.owner.label(), now);
         let id = self.engine.start(&spec).await.map_err(engine_error)?;
         let id = begun.get_or_init(|| id);
         let serve = [KEEPER.to_owned(), "serve".to_owned()];
@@ -122,7 +139,7 @@ impl Starter {
         let options =
             KeeperOptions { heartbeat: self.container.heartbeat, silence: SILENCE_LEASED };
         let (keeper, incoming, _) = Keeper::connect(stream, options).await.map_err(keeper_error)?;
-        let armed = keeper.arm(ArmRequest::default()).await.map_err(keeper_error)?;
+        let armed = keeper.arm(self.arm()).await.map_err(keeper_error)?;
         let unproved = check_posture(&spec, &armed.posture).map_err(|error| StartError {
             kind: ErrorKind::EngineUnavailable,
             sentence: format!("the engine did not confine a container as asked: {error}"),
@@ -201,6 +218,7 @@ mod tests {
     use super::*;
     use crate::container::label;
     use crate::container::spec::tests::config;
+    use crate::engine::Network;
     use crate::engine::fake::{FakeEngine, Manner, Verb};
     use crate::keeper::wire;
 
@@ -225,7 +243,8 @@ mod tests {
             (label::PROTOCOL.to_owned(), wire::PROTOCOL.to_string()),
             (label::CODEX.to_owned(), "1".to_owned()),
         ]));
-        let starter = Starter::new(Arc::new(engine.clone()), config(), owner);
+        let network = NetworkConfig { mode: Network::None, allow_hosts: Vec::new() };
+        let starter = Starter::new(Arc::new(engine.clone()), config(), network, owner);
         for manner in [Manner::Ok, Manner::Never, Manner::Err] {
             engine.set(Verb::Open, manner);
             let error = starter.start().await.unwrap_err();

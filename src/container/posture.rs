@@ -4,7 +4,7 @@
 //! or give defaults of its own, so nothing is taken for granted. The keeper reads, the host
 //! compares.
 
-use crate::engine::{ContainerSpec, Tmpfs};
+use crate::engine::{ContainerSpec, Network, Tmpfs};
 use crate::keeper::wire::{Posture, WritableMount};
 
 /// What is in force is not what was asked for.
@@ -140,7 +140,9 @@ pub fn check_posture(
     if spec.read_only && !posture.read_only_root {
         return Err(PostureError::WritableRoot);
     }
-    if let Some(interface) = posture.interfaces.iter().find(|name| *name != "lo") {
+    if spec.network == Network::None
+        && let Some(interface) = posture.interfaces.iter().find(|name| *name != "lo")
+    {
         return Err(PostureError::Network(interface.clone()));
     }
     let mut unread = Vec::new();
@@ -223,7 +225,7 @@ mod tests {
     use crate::container::spec::{spec, tests::config};
 
     fn asked() -> ContainerSpec {
-        spec(&config(), "me", jiff::Timestamp::UNIX_EPOCH)
+        spec(&config(), &Network::None, "me", jiff::Timestamp::UNIX_EPOCH)
     }
 
     /// What a container that is as asked reports.

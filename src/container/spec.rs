@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{KEEPER, label};
 use crate::config::ContainerConfig;
-use crate::engine::{ContainerSpec, Tmpfs};
+use crate::engine::{ContainerSpec, Network, Tmpfs};
 use crate::keeper::wire;
 
 /// Home of uid 1000 in a container; `CODEX_HOME` is in it.
@@ -41,7 +41,12 @@ const PAGE: u64 = 4096;
 
 /// What a container of the only profile is started from. `owner` is the label of the orchestrator
 /// (see [`crate::pool::owner`]) and `started` the time of the request.
-pub fn spec(config: &ContainerConfig, owner: &str, started: jiff::Timestamp) -> ContainerSpec {
+pub fn spec(
+    config: &ContainerConfig,
+    network: &Network,
+    owner: &str,
+    started: jiff::Timestamp,
+) -> ContainerSpec {
     let seconds = config.start_timeout.as_secs().max(1);
     ContainerSpec {
         image: config.image.clone(),
@@ -61,6 +66,7 @@ pub fn spec(config: &ContainerConfig, owner: &str, started: jiff::Timestamp) -> 
         volumes: VOLUMES.map(str::to_owned).to_vec(),
         capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
         seccomp: SECCOMP.to_owned(),
+        network: network.clone(),
     }
 }
 
@@ -99,7 +105,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_spec_carries_every_label_and_names_no_runtime_by_default() {
-        let spec = spec(&config(), "me", jiff::Timestamp::UNIX_EPOCH);
+        let spec = spec(&config(), &Network::None, "me", jiff::Timestamp::UNIX_EPOCH);
         assert_eq!(spec.labels[label::OWNER], "me");
         assert_eq!(spec.labels[label::STARTED], "1970-01-01T00:00:00Z");
         assert_eq!(spec.labels[label::PROTOCOL], wire::PROTOCOL.to_string());

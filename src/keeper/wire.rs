@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. The image carries it as a label and the keeper tells it in
 /// [`Hello`]; any other is refused with the command that rebuilds the image.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// uid and gid of Codex and all it starts.
 pub const USER: u32 = 1000;
@@ -37,6 +37,10 @@ pub const WITHDRAWN: u8 = b'W';
 
 /// The port on the container's loopback interface at which Codex finds the gateway.
 pub const GATEWAY_PORT: u16 = 8787;
+
+/// The port on the container's loopback interface at which programs find the proxy to the hosts of
+/// `network.allow_hosts`.
+pub const PROXY_PORT: u16 = 8788;
 
 /// Where the home directory of [`USER`] is in a container.
 pub const HOME: &str = "/home/codex";

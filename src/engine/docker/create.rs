@@ -7,7 +7,7 @@ use bollard::models::{
     MountVolumeOptions,
 };
 
-use crate::engine::{ContainerSpec, Tmpfs};
+use crate::engine::{ContainerSpec, Network, Tmpfs};
 
 /// Name of the machine inside; shown in prompts and build logs.
 const HOSTNAME: &str = "codex";
@@ -45,7 +45,7 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
         nano_cpus: (spec.cpus > 0.0).then(|| nano(spec.cpus)),
         pids_limit: Some(i64::from(spec.pids)),
         readonly_rootfs: Some(spec.read_only),
-        network_mode: Some("none".into()),
+        network_mode: Some(network(&spec.network).to_owned()),
         ipc_mode: Some("private".into()),
         auto_remove: Some(true),
         // Ours is pid 1.
@@ -62,6 +62,15 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
         tmpfs: Some(tmpfs),
         runtime: spec.runtime.clone(),
         ..Default::default()
+    }
+}
+
+fn network(network: &Network) -> &str {
+    match network {
+        Network::None => "none",
+        Network::Bridge => "bridge",
+        Network::Named(name) => name,
+        Network::Host => "host",
     }
 }
 
@@ -116,12 +125,14 @@ mod tests {
             volumes: vec!["/app".into()],
             capabilities: vec!["KILL".into()],
             seccomp: "{}".into(),
+            network: Network::None,
         };
         let body = body(&spec);
         assert_eq!(body.entrypoint, Some(vec!["init".to_owned()]));
         assert_eq!(body.cmd, Some(vec!["30".to_owned()]));
         assert_eq!(body.env, None);
         let host = body.host_config.unwrap();
+        assert_eq!(host.network_mode.as_deref(), Some("none"));
         assert_eq!(host.memory, host.memory_swap);
         assert_eq!(host.nano_cpus, Some(1_500_000_000));
         assert_eq!(host.cap_drop, Some(vec!["ALL".to_owned()]));
