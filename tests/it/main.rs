@@ -10,6 +10,7 @@ mod bad_input;
 mod cancel;
 mod commits;
 mod commits_more;
+mod health;
 mod ignored;
 mod interrupted;
 mod kill;
