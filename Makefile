@@ -1,7 +1,7 @@
 # What people and CI type. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz bench image codex file-systems lint engine build
+.PHONY: help demo test soak soak-kills fuzz bench image codex file-systems lint engine build
 
 VENV := target/venv
 
@@ -20,8 +20,11 @@ test: image codex file-systems $(VENV)/.installed ## Run all tests; fails if one
 	  CODEX_BIN="$(CURDIR)/target/codex/bin/codex" cargo test
 	tests/leftovers.sh after
 
-soak: ## Apply changes 100,000 times while an editor saves; no save may be lost
+soak: soak-kills ## Apply changes 100,000 times while an editor saves; no save may be lost
 	CODEX_SOAK=100000 cargo test --lib -- --nocapture editor_tests
+
+soak-kills: image ## Kill the server at 200 random moments; nothing may be left and no change be half
+	CODEX_KILLS=200 CODEX_TESTS_REQUIRE_ENGINE=1 cargo test --test it -- --nocapture kill_at_random
 
 fuzz: $(CARGO_FUZZ) ## Feed what takes in a container's bytes with bytes; FUZZ_SECONDS a target
 	fuzz/run.sh $(CARGO_FUZZ) $(FUZZ_SECONDS)

@@ -313,8 +313,10 @@ told=$("$docker" run --rm --network none "$image" codex --version </dev/null) ||
   ! readelf -l /usr/local/bin/codex-keeper 2>/dev/null | grep INTERP
 ' </dev/null || die "$image lacks a static keeper, the template or a part of Codex"
 is_fresh || die "$image does not carry the label of its inputs"
-# What was built before would only take space; the engine refuses where something still uses it.
+# What was built before would only take space; the engine refuses where something still uses it. It
+# stays where it has another name: by its id the engine would remove that one, too.
 new=$("$docker" image inspect --format '{{.Id}}' "$image")
-[ -z "$old" ] || [ "$old" = "$new" ] || "$docker" image rm "$old" >/dev/null 2>&1 || true
+names=$("$docker" image inspect --format '{{len .RepoTags}}' "$old" 2>/dev/null || true)
+[ -z "$old" ] || [ "$old" = "$new" ] || [ "$names" != 0 ] || "$docker" image rm "$old" >/dev/null 2>&1 || true
 size=$("$docker" image inspect --format '{{.Size}}' "$image")
 say "$image is ready: Codex $version, protocol $protocol, $((size / 1000000)) MB, $((SECONDS - started)) s"

@@ -5,6 +5,7 @@
 //! [`crate::pool`].
 
 mod armed;
+mod health;
 mod image;
 mod posture;
 mod spec;

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// A byte stream in both directions, such as the stdio of a program in a container.
@@ -131,6 +132,31 @@ pub struct Listed {
     pub state: String,
 }
 
+/// What the engine saw happen to a container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Happened {
+    /// It ended, was stopped or is being killed.
+    Ended,
+    /// Its memory limit made the kernel kill a process in it.
+    OutOfMemory,
+    /// It was frozen.
+    Paused,
+    /// It was removed.
+    Removed,
+}
+
+/// Something that happened to a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Which container.
+    pub id: ContainerId,
+    /// What.
+    pub what: Happened,
+}
+
+/// What happens to containers, until the connection to the engine ends.
+pub type Events = BoxStream<'static, Event>;
+
 /// What an engine could not do. The sentence of each is fit for the user.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -202,6 +228,14 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// All containers in any state that carry the label key.
     fn list<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, EngineError>>;
 
+    /// What happens from now on to the containers that carry the label key with this value. It may
+    /// repeat what happened a moment ago, and it may miss what happens while it is being connected.
+    fn events<'a>(
+        &'a self,
+        label: &'a str,
+        value: &'a str,
+    ) -> BoxFuture<'a, Result<Events, EngineError>>;
+
     /// Removes a container in any state, with its anonymous volumes. One that is gone already is
     /// no error.
     fn remove<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), EngineError>>;
@@ -243,6 +277,10 @@ impl Engine for Unusable {
     }
 
     fn list<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, EngineError>> {
+        self.error()
+    }
+
+    fn events<'a>(&'a self, _: &'a str, _: &'a str) -> BoxFuture<'a, Result<Events, EngineError>> {
         self.error()
     }
 

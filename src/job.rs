@@ -272,16 +272,20 @@ async fn keep_house(
             Ok(facts) => *engine_facts.lock() = Some(facts),
             Err(error) => tracing::debug!(%error, "no engine"),
         }
+        let mut next = SWEEP;
         match sweeper.sweep_once(&*engine, &|_| false).await {
             Ok(swept) => {
+                // What a killed server had only asked for comes up after the first look.
+                if swept.waiting > 0 {
+                    next = FIRST_SWEEP;
+                }
                 for (container, error) in swept.failed {
                     tracing::warn!(%container, %error, "an orphan could not be removed");
                 }
             }
             Err(error) => tracing::debug!(%error, "no sweep"),
         }
-        tokio::time::sleep(pause).await;
-        pause = SWEEP;
+        tokio::time::sleep(std::mem::replace(&mut pause, SWEEP).min(next)).await;
     }
 }
 

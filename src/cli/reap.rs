@@ -1,11 +1,14 @@
 //! `reap`: removes the containers of orchestrators that live no more.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::{Context, Outcome, Stopped, engine, out};
-use crate::container::label;
-use crate::engine::Engine;
-use crate::pool::owner::{self, Alive};
+use crate::pool::sweep::Sweeper;
+
+/// Between the two looks: an engine lists for a moment what it is removing already.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Flags of `reap`.
 #[derive(Clone, Debug, clap::Args)]
@@ -23,21 +26,17 @@ struct Reaped {
 
 pub(super) async fn execute(arguments: &Arguments, context: &Context) -> Result<Outcome, Stopped> {
     let engine = engine::connect(context).map_err(|error| engine::failure(&error))?;
-    let listed = engine.list(label::OWNER).await.map_err(|error| engine::failure(&error))?;
+    // Nobody's own: a command starts no containers. What an owner on another machine that shares this
+    // engine has is never judged.
+    let mut sweeper = Sweeper::new("", &context.paths.state);
+    let failed = |error| engine::failure(&error);
+    let first = sweeper.sweep_once(&engine, &|_| false).await.map_err(failed)?;
     let mut reaped = Reaped::default();
-    for found in listed {
-        // Only what is dead for certain: an owner on another machine may share this engine.
-        let dead = found
-            .labels
-            .get(label::OWNER)
-            .is_some_and(|owner| owner::alive(owner, &context.paths.state) == Alive::No);
-        if !dead {
-            continue;
-        }
-        match engine.remove(&found.id).await {
-            Ok(()) => reaped.removed.push(found.id.short().to_owned()),
-            Err(error) => reaped.failed.push(error.to_string()),
-        }
+    if first.waiting > 0 {
+        tokio::time::sleep(PAUSE).await;
+        let second = sweeper.sweep_once(&engine, &|_| false).await.map_err(failed)?;
+        reaped.removed = second.removed.iter().map(|id| id.short().to_owned()).collect();
+        reaped.failed = second.failed.iter().map(|(_, error)| error.to_string()).collect();
     }
     if arguments.json {
         out::json(&reaped)?;

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{ContainerConfig, NetworkConfig};
 use crate::engine::{ContainerId, Engine, EngineError};
@@ -13,6 +14,7 @@ use crate::keeper::wire::{ArmRequest, Fingerprint, PROXY_PORT, ResetRequest};
 use crate::pool::owner::Owner;
 use crate::pool::source::{Pooled, Source, StartError};
 
+use super::health::{Mark, Marks, watch};
 use super::{KEEPER, check_image, check_posture, spec};
 
 /// An idle keeper is given up after this much silence; with a job in it after
@@ -32,6 +34,8 @@ pub struct ArmedContainer {
     keeper: Keeper,
     incoming: Incoming,
     fingerprint: Fingerprint,
+    /// What the engine said against it.
+    mark: Arc<Mark>,
     /// How it is reset; the pool leases it for one workspace only, which is what allows to keep
     /// build state in it.
     reset: ResetRequest,
@@ -56,11 +60,19 @@ impl Pooled for ArmedContainer {
     }
 
     fn answering(&self) -> bool {
-        self.keeper.lost().is_none() && self.keeper.silent_for() < SILENCE_IDLE
+        self.mark.get().is_none()
+            && self.keeper.lost().is_none()
+            && self.keeper.silent_for() < SILENCE_IDLE
     }
 
     fn lost(&self) -> BoxFuture<'static, String> {
-        self.keeper.watch_loss()
+        let (lost, mark) = (self.keeper.watch_loss(), Arc::clone(&self.mark));
+        Box::pin(async move {
+            tokio::select! {
+                reason = lost => reason,
+                reason = mark.told() => reason,
+            }
+        })
     }
 
     fn reset(&mut self) -> BoxFuture<'_, Result<(), String>> {
@@ -91,6 +103,9 @@ pub struct Starter {
     network: NetworkConfig,
     owner: Arc<Owner>,
     reset: ResetRequest,
+    marks: Arc<Marks>,
+    /// Listens to the engine from the first start on.
+    watch: OnceLock<AbortOnDropHandle<()>>,
 }
 
 impl Starter {
@@ -101,7 +116,8 @@ impl Starter {
         network: NetworkConfig,
         owner: Arc<Owner>,
     ) -> Self {
-        Self { engine, container, network, owner, reset: ResetRequest::default() }
+        let (reset, marks, watch) = (ResetRequest::default(), Arc::default(), OnceLock::new());
+        Self { engine, container, network, owner, reset, marks, watch }
     }
 
     /// How a container is armed.
@@ -134,6 +150,7 @@ impl Starter {
         let spec = spec(&self.container, network, self.owner.label(), now);
         let id = self.engine.start(&spec).await.map_err(engine_error)?;
         let id = begun.get_or_init(|| id);
+        let mark = self.marks.add(id);
         let serve = [KEEPER.to_owned(), "serve".to_owned()];
         let stream = self.engine.open(id, &serve).await.map_err(engine_error)?;
         let options =
@@ -148,7 +165,7 @@ impl Starter {
             tracing::debug!(container = %id, ?unproved, "could not be read in the container");
         }
         let (id, fingerprint, reset) = (id.clone(), armed.fingerprint, self.reset);
-        Ok(ArmedContainer { id, keeper, incoming, fingerprint, reset })
+        Ok(ArmedContainer { id, keeper, incoming, fingerprint, mark, reset })
     }
 }
 
@@ -157,6 +174,10 @@ impl Source for Starter {
 
     fn start(&self) -> BoxFuture<'_, Result<ArmedContainer, StartError>> {
         Box::pin(async {
+            self.watch.get_or_init(|| {
+                let (engine, marks) = (Arc::clone(&self.engine), Arc::clone(&self.marks));
+                watch(engine, self.owner.label().to_owned(), marks)
+            });
             let limit = self.container.start_timeout;
             let begun = OnceLock::new();
             let starting = tokio::time::timeout(limit, self.start_armed(&begun));
@@ -211,6 +232,20 @@ fn keeper_error(error: KeeperError) -> StartError {
     }
 }
 
+/// A container that harms nothing, with a keeper in this process.
+#[cfg(test)]
+impl ArmedContainer {
+    pub(super) fn harmless(
+        id: ContainerId,
+        keeper: Keeper,
+        incoming: Incoming,
+        mark: Arc<Mark>,
+    ) -> Self {
+        let (fingerprint, reset) = (Fingerprint::default(), ResetRequest::default());
+        Self { id, keeper, incoming, fingerprint, mark, reset }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -228,7 +263,8 @@ mod tests {
         let id = ContainerId("c".to_owned());
         let fingerprint = keeper.reset().await.unwrap();
         let reset = ResetRequest { keep_ignored: true };
-        let mut container = ArmedContainer { id, keeper, incoming, fingerprint, reset };
+        let mark = Arc::default();
+        let mut container = ArmedContainer { id, keeper, incoming, fingerprint, mark, reset };
         container.reset().await.unwrap();
         container.fingerprint.processes += 1;
         assert!(container.reset().await.is_err());

@@ -1,6 +1,7 @@
 //! What a container is started from.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::{KEEPER, label};
 use crate::config::ContainerConfig;
@@ -9,6 +10,10 @@ use crate::keeper::wire;
 
 /// Home of uid 1000 in a container; `CODEX_HOME` is in it.
 pub const HOME: &str = "/home/codex";
+
+/// How long `init` waits for a keeper at most. It is opened right after the start; whoever is killed
+/// between the two must not leave a container that runs for longer than half a minute.
+const KEEPER_WITHIN: Duration = Duration::from_secs(25);
 
 /// The least memory, in bytes, with which the sizes below make sense.
 pub const MIN_MEMORY: u64 = 64 << 20;
@@ -47,7 +52,7 @@ pub fn spec(
     owner: &str,
     started: jiff::Timestamp,
 ) -> ContainerSpec {
-    let seconds = config.start_timeout.as_secs().max(1);
+    let seconds = config.start_timeout.min(KEEPER_WITHIN).as_secs().max(1);
     ContainerSpec {
         image: config.image.clone(),
         labels: BTreeMap::from([
@@ -84,8 +89,6 @@ fn places(memory: u64) -> Vec<Tmpfs> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -109,7 +112,7 @@ pub(super) mod tests {
         assert_eq!(spec.labels[label::OWNER], "me");
         assert_eq!(spec.labels[label::STARTED], "1970-01-01T00:00:00Z");
         assert_eq!(spec.labels[label::PROTOCOL], wire::PROTOCOL.to_string());
-        assert_eq!(spec.argv, [KEEPER, "init", "30"]);
+        assert_eq!(spec.argv, [KEEPER, "init", "25"]);
         assert_eq!(spec.runtime, None);
     }
 

@@ -10,6 +10,7 @@
 
 mod create;
 mod endpoint;
+mod events;
 mod failure;
 mod stream;
 
@@ -30,7 +31,8 @@ pub use self::endpoint::{Address, Endpoint, Origin};
 use self::failure::{failed, is_gone};
 use self::stream::ExecStream;
 use crate::engine::{
-    ByteStream, ContainerId, ContainerSpec, Engine, EngineError, EngineFacts, ImageFacts, Listed,
+    ByteStream, ContainerId, ContainerSpec, Engine, EngineError, EngineFacts, Events, ImageFacts,
+    Listed,
 };
 
 /// Bytes that are taken from the connection at once. The engine sends messages of up to 32 KiB.
@@ -362,6 +364,16 @@ impl Engine for DockerEngine {
                     })
                 })
                 .collect())
+        }))
+    }
+
+    fn events<'a>(
+        &'a self,
+        label: &'a str,
+        value: &'a str,
+    ) -> BoxFuture<'a, Result<Events, EngineError>> {
+        Box::pin(self.bounded("tell what happens", async move {
+            Ok(events::stream(&self.docker().await?, label, value))
         }))
     }
 

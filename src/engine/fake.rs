@@ -9,10 +9,12 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
 use super::{
-    ByteStream, ContainerId, ContainerSpec, Engine, EngineError, EngineFacts, ImageFacts, Listed,
+    ByteStream, ContainerId, ContainerSpec, Engine, EngineError, EngineFacts, Event, Events,
+    ImageFacts, Listed,
 };
 
 /// Bytes that each direction of a stream holds before a write waits.
@@ -33,6 +35,8 @@ pub enum Verb {
     List,
     /// [`Engine::remove`]
     Remove,
+    /// [`Engine::events`]
+    Events,
 }
 
 /// How it answers.
@@ -86,6 +90,8 @@ struct Inner {
     image: BTreeMap<String, String>,
     containers: BTreeMap<ContainerId, Container>,
     counts: Counts,
+    calls: usize,
+    watchers: Vec<mpsc::UnboundedSender<Event>>,
 }
 
 struct Container {
@@ -135,6 +141,27 @@ impl FakeEngine {
         self.shared.end(id);
     }
 
+    /// Tells everyone who listens for events.
+    pub fn tell(&self, event: Event) {
+        let mut inner = self.shared.inner.lock();
+        inner.watchers.retain(|watcher| watcher.send(event.clone()).is_ok());
+    }
+
+    /// Ends the connections of those who listen for events.
+    pub fn cut_events(&self) {
+        self.shared.inner.lock().watchers.clear();
+    }
+
+    /// How many listen for events.
+    pub fn watchers(&self) -> usize {
+        self.shared.inner.lock().watchers.iter().filter(|watcher| !watcher.is_closed()).count()
+    }
+
+    /// How often the engine was asked anything.
+    pub fn calls(&self) -> usize {
+        self.shared.inner.lock().calls
+    }
+
     /// What was done so far.
     pub fn counts(&self) -> Counts {
         let inner = self.shared.inner.lock();
@@ -148,7 +175,11 @@ impl FakeEngine {
 
     /// Behaves as told before the work of a verb.
     async fn behave(&self, verb: Verb) -> Result<(), EngineError> {
-        let manner = self.shared.inner.lock().manners.get(&verb).copied().unwrap_or_default();
+        let manner = {
+            let mut inner = self.shared.inner.lock();
+            inner.calls += 1;
+            inner.manners.get(&verb).copied().unwrap_or_default()
+        };
         match manner {
             Manner::Ok => Ok(()),
             Manner::Err => Err(EngineError::Failed {
@@ -261,6 +292,19 @@ impl Engine for FakeEngine {
                 .filter(with_label)
                 .cloned()
                 .collect())
+        })
+    }
+
+    fn events<'a>(
+        &'a self,
+        _label: &'a str,
+        _value: &'a str,
+    ) -> BoxFuture<'a, Result<Events, EngineError>> {
+        Box::pin(async move {
+            self.behave(Verb::Events).await?;
+            let (watcher, mut told) = mpsc::unbounded_channel();
+            self.shared.inner.lock().watchers.push(watcher);
+            Ok(Box::pin(futures::stream::poll_fn(move |context| told.poll_recv(context))) as Events)
         })
     }
 

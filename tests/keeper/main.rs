@@ -6,6 +6,7 @@
 
 mod attack;
 mod collected;
+mod full;
 mod harness;
 mod kept;
 mod life;

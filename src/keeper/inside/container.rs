@@ -40,7 +40,8 @@ pub struct Container {
 #[derive(Debug, Default)]
 struct State {
     template: String,
-    places: Vec<Vec<u8>>,
+    /// Of the writable places, for the job that runs.
+    floors: Vec<places::Floor>,
     tree: Tree,
     /// Build state for the next tree; only while there is none.
     aside: Option<Aside>,
@@ -89,16 +90,22 @@ impl Container {
         let aside = aside.filter(|aside| aside.is_proved(root.as_fd()));
         let name = aside.as_ref().map(Aside::name);
         reset::restore(&template, name)?;
-        let places = places::list()?;
+        self.raise_floors()?;
         sys::trim_memory();
         require_no_dead()?;
         let fingerprint = fingerprint::take(self.others()?, name)?;
         let kept = aside.as_ref().map(Aside::report).unwrap_or_default();
         let mut state = self.state.lock();
-        state.places = places;
         state.tree = Tree::Empty;
         state.aside = aside;
         Ok(ResetReport { fingerprint, kept })
+    }
+
+    /// Notes what a job that begins now must leave free.
+    fn raise_floors(&self) -> Result<(), Refusal> {
+        let floors = places::floors(&places::list()?);
+        self.state.lock().floors = floors;
+        Ok(())
     }
 
     /// Removes what is kept if no tree was put: whatever runs now is no run on the workspace it is
@@ -134,6 +141,7 @@ impl Inside for Container {
             state.tree = Tree::Broken;
             state.aside.take()
         };
+        self.raise_floors()?;
         let name = aside.as_ref().map(Aside::name);
         let (manifest, report) = user::as_user(|| put::write(root.as_fd(), tar, !reliable, name))?;
         if let Some(aside) = aside {
@@ -216,7 +224,7 @@ impl Inside for Container {
     }
 
     fn full(&self) -> Option<String> {
-        places::full(&self.state.lock().places)
+        places::full(&self.state.lock().floors)
     }
 
     fn oom_kills(&self) -> u64 {

@@ -10,7 +10,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use parking_lot::Mutex;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{self, AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{
+    self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, Stat, Timespec, Timestamps,
+};
 use rustix::process::{Gid, Uid};
 
 use super::mounts::{self, Mount};
@@ -70,7 +72,9 @@ pub(super) fn open(path: &[u8]) -> io::Result<OwnedFd> {
     Ok(fs::open(path, DIRECTORY, Mode::empty())?)
 }
 
-/// Gives every place its owner and mode; one that is not known by name belongs to root.
+/// Gives every place its owner, its mode and the time now; one that is not known by name belongs to
+/// root. A place that a job left empty keeps the times that the job gave it, and they are wide
+/// enough to tell the next one something.
 pub(super) fn own(places: &[Vec<u8>]) -> Result<(), Refusal> {
     for path in places {
         let shown = String::from_utf8_lossy(path);
@@ -81,6 +85,9 @@ pub(super) fn own(places: &[Vec<u8>]) -> Result<(), Refusal> {
             .doing(format_args!("give {shown} its owner"))?;
         fs::fchmod(&place, Mode::from_raw_mode(mode))
             .doing(format_args!("give {shown} its mode"))?;
+        let now = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_NOW };
+        fs::futimens(&place, &Timestamps { last_access: now, last_modification: now })
+            .doing(format_args!("give {shown} its times"))?;
     }
     Ok(())
 }
@@ -231,12 +238,8 @@ fn clear(
         }
         if stack.len() >= DEEP {
             let Some(level) = stack.last() else { break };
-            *flattened += 1;
-            let flat = format!(".codex-keeper-{flattened}");
-            match fs::renameat(&level.directory, &name, place, flat.as_str()) {
-                Ok(()) => continue,
-                Err(error) => return Err(error.into()),
-            }
+            flatten(level.directory.as_fd(), &name, place, flattened)?;
+            continue;
         }
         let Some(level) = stack.last() else { break };
         let directory = fs::openat(&level.directory, &name, DIRECTORY, Mode::empty())?;
@@ -244,6 +247,24 @@ fn clear(
         stack.push(Level { directory, names, name });
     }
     Ok(())
+}
+
+/// Moves a directory up to the top of its place, under a name that nobody has there: a job may have
+/// taken those that were to be expected.
+fn flatten(
+    from: BorrowedFd<'_>,
+    name: &CStr,
+    place: BorrowedFd<'_>,
+    flattened: &mut u64,
+) -> rustix::io::Result<()> {
+    loop {
+        *flattened += 1;
+        let flat = format!(".codex-keeper-{flattened}");
+        match fs::renameat_with(from, name, place, flat.as_str(), RenameFlags::NOREPLACE) {
+            Err(rustix::io::Errno::EXIST) => {}
+            done => return done,
+        }
+    }
 }
 
 /// The names in a directory, without `.` and `..`.
@@ -270,17 +291,64 @@ pub(super) fn is_directory(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode).is_dir()
 }
 
-/// A place that has no room left for a byte or a file.
-pub(super) fn full(places: &[Vec<u8>]) -> Option<String> {
-    const ROOM: u64 = 64 << 10;
-    let path = places.iter().find(|path| {
-        fs::statvfs(path.as_slice()).is_ok_and(|place| {
+/// What must be free in a place lest it counts as full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Floor {
+    place: Vec<u8>,
+    bytes: u64,
+    inodes: u64,
+}
+
+/// The least that is free in a place of memory: it is full when nothing can be written any more.
+const LEAST: (u64, u64) = (64 << 10, 1);
+
+/// What a job leaves free of a disk at most: bytes, and files. The disk is not the job's alone, and
+/// a build writes hundreds of megabytes in the second between two looks.
+const RESERVE: (u64, u64) = (512 << 20, 10_000);
+
+/// The share of a smaller disk that stays free.
+const SHARE: u64 = 64;
+
+/// The floors of places for a job that begins now. A disk that has hardly more free than what is to
+/// stay free, whoever has filled it, is only full when nothing can be written any more.
+pub(super) fn floors(places: &[Vec<u8>]) -> Vec<Floor> {
+    places
+        .iter()
+        .map(|place| {
+            let in_memory =
+                fs::statfs(place.as_slice()).is_ok_and(|system| IN_MEMORY.contains(&system.f_type));
+            let (bytes, inodes) = match fs::statvfs(place.as_slice()) {
+                Ok(disk) if !in_memory => floor(
+                    (disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_files),
+                    (disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_favail),
+                ),
+                _ => LEAST,
+            };
+            Floor { place: place.clone(), bytes, inodes }
+        })
+        .collect()
+}
+
+/// Bytes and files that must stay free of a disk of the size `all`, of which `free` is free now.
+fn floor(all: (u64, u64), free: (u64, u64)) -> (u64, u64) {
+    let one = |all: u64, free: u64, most: u64, least: u64| {
+        let reserve = most.min(all / SHARE);
+        if free / 2 > reserve { reserve.max(least) } else { least }
+    };
+    (one(all.0, free.0, RESERVE.0, LEAST.0), one(all.1, free.1, RESERVE.1, LEAST.1))
+}
+
+/// A place that has less free than its floor.
+pub(super) fn full(floors: &[Floor]) -> Option<String> {
+    let full = floors.iter().find(|floor| {
+        fs::statvfs(floor.place.as_slice()).is_ok_and(|place| {
             let bytes = place.f_bavail.saturating_mul(place.f_frsize);
             // A file system that counts no blocks or inodes is never full of them.
-            (place.f_blocks > 0 && bytes < ROOM) || (place.f_files > 0 && place.f_favail == 0)
+            (place.f_blocks > 0 && bytes < floor.bytes)
+                || (place.f_files > 0 && place.f_favail < floor.inodes)
         })
     })?;
-    Some(String::from_utf8_lossy(path).into_owned())
+    Some(String::from_utf8_lossy(&full.place).into_owned())
 }
 
 #[cfg(test)]
@@ -288,6 +356,32 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
 
     use super::*;
+
+    #[test]
+    fn a_disk_keeps_a_reserve_unless_it_had_none() {
+        const GIB: u64 = 1 << 30;
+        assert_eq!(floor((250 * GIB, 1 << 24), (40 * GIB, 1 << 23)), RESERVE);
+        assert_eq!(floor((16 << 20, 4096), (15 << 20, 4000)), (256 << 10, 64));
+        assert_eq!(floor((250 * GIB, 1 << 24), (GIB, 15_000)), LEAST);
+        assert_eq!(floor((0, 0), (0, 0)), LEAST);
+    }
+
+    #[test]
+    fn flattening_takes_no_name_that_is_there() {
+        let place = tempfile::tempdir().unwrap();
+        for name in [".codex-keeper-1", ".codex-keeper-3", "deep/one", "deep/two"] {
+            std::fs::create_dir_all(place.path().join(name)).unwrap();
+        }
+        std::fs::write(place.path().join(".codex-keeper-2"), "").unwrap();
+        let top = open(place.path().as_os_str().as_bytes()).unwrap();
+        let deep = open(place.path().join("deep").as_os_str().as_bytes()).unwrap();
+        let mut flattened = 0;
+        for (name, number) in [(c"one", 4), (c"two", 5)] {
+            flatten(deep.as_fd(), name, top.as_fd(), &mut flattened).unwrap();
+            assert_eq!(flattened, number);
+            assert!(place.path().join(format!(".codex-keeper-{number}")).is_dir());
+        }
+    }
 
     #[test]
     fn emptying_removes_deep_trees_closed_directories_and_odd_names() {

@@ -3,7 +3,8 @@
 use std::process::Command;
 use std::sync::OnceLock;
 
-fn docker(arguments: &[&str]) -> Result<String, String> {
+/// What the client says of these arguments.
+pub(crate) fn docker(arguments: &[&str]) -> Result<String, String> {
     let output =
         Command::new("docker").args(arguments).output().map_err(|error| error.to_string())?;
     if output.status.success() {
@@ -71,4 +72,22 @@ impl Drop for Image {
     fn drop(&mut self) {
         let _ = docker(&["image", "rm", "-f", self.0]);
     }
+}
+
+/// Volumes of containers whose owner is the process `pid`.
+pub(crate) fn volumes_of(pid: u32) -> Vec<String> {
+    let format = "{{range .Mounts}}{{.Name}} {{end}}";
+    containers_of(pid)
+        .iter()
+        .filter_map(|line| line.split(' ').next())
+        // It may be gone by now.
+        .filter_map(|id| docker(&["inspect", "--format", format, id]).ok())
+        .flat_map(|names| names.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+/// Which of these volumes the engine still has.
+pub(crate) fn still_there(volumes: &[String]) -> Vec<String> {
+    let all = docker(&["volume", "ls", "-q"]).unwrap();
+    volumes.iter().filter(|name| all.lines().any(|one| one == **name)).cloned().collect()
 }

@@ -1,0 +1,116 @@
+//! What the engine says of the containers of this server, noted as it is said.
+//!
+//! A checkout asks nobody. It reads what is known already: the heartbeats on the stream, and here
+//! the engine's events, which tell within milliseconds what silence would tell after 15 s (a paused
+//! container) and what nobody else would tell at all (a program that memory ran out for).
+//!
+//! ```text
+//!  engine ── events ──> watch ── of a container of ours ──> its Mark ──> the pool finds it unfit
+//!             ▲           │ the connection ends
+//!             └─ backoff ─┘
+//! ```
+//!
+//! What is said while no connection is there is missed; then the heartbeats are what is left.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use futures::StreamExt;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::label;
+use crate::engine::{ContainerId, Engine, Event, Happened};
+
+/// The wait before the first new connection; doubles with each that fails.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+
+/// The longest wait.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// What the engine said against one container.
+#[derive(Debug, Default)]
+pub(super) struct Mark {
+    what: OnceLock<Happened>,
+    bad: CancellationToken,
+}
+
+impl Mark {
+    /// What is against it; asks nobody.
+    pub(super) fn get(&self) -> Option<Happened> {
+        self.what.get().copied()
+    }
+
+    /// Resolves with a sentence once there is something against it.
+    pub(super) async fn told(&self) -> String {
+        self.bad.cancelled().await;
+        let what = match self.get() {
+            Some(Happened::OutOfMemory) => "ran out of memory",
+            Some(Happened::Paused) => "was paused from outside",
+            Some(Happened::Removed) => "was removed from outside",
+            Some(Happened::Ended) | None => "ended or was stopped from outside",
+        };
+        format!("the engine says that it {what}")
+    }
+
+    fn set(&self, what: Happened) {
+        // The first is the cause of the others.
+        let _ = self.what.set(what);
+        self.bad.cancel();
+    }
+}
+
+/// The marks of the containers that are there.
+#[derive(Debug, Default)]
+pub(super) struct Marks(Mutex<HashMap<ContainerId, Weak<Mark>>>);
+
+impl Marks {
+    /// A mark for a container that was just started; forgotten when it is dropped.
+    pub(super) fn add(&self, id: &ContainerId) -> Arc<Mark> {
+        let mark = Arc::new(Mark::default());
+        let mut marks = self.0.lock();
+        marks.retain(|_, mark| mark.strong_count() > 0);
+        marks.insert(id.clone(), Arc::downgrade(&mark));
+        mark
+    }
+
+    /// Notes an event.
+    pub(super) fn note(&self, event: &Event) {
+        let mark = self.0.lock().get(&event.id).and_then(Weak::upgrade);
+        if let Some(mark) = mark {
+            tracing::debug!(container = %event.id, what = ?event.what, "told by the engine");
+            mark.set(event.what);
+        }
+    }
+}
+
+/// Notes what the engine says of the containers of `owner`, until the handle is dropped. Must be
+/// called in a tokio runtime.
+pub(super) fn watch(
+    engine: Arc<dyn Engine>,
+    owner: String,
+    marks: Arc<Marks>,
+) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            match engine.events(label::OWNER, &owner).await {
+                Ok(mut events) => {
+                    while let Some(event) = events.next().await {
+                        backoff = FIRST_BACKOFF;
+                        marks.note(&event);
+                    }
+                    tracing::debug!("the engine's events ended");
+                }
+                Err(error) => tracing::debug!(%error, "no events"),
+            }
+            tokio::time::sleep(backoff).await;
+            backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        }
+    }))
+}
+
+#[cfg(test)]
+mod tests;
