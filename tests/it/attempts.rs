@@ -1,0 +1,205 @@
+//! Attempts from inside: what a prompt injection can make Codex run, and what comes back.
+//!
+//! Each attempt is a few lines of Python that the real Codex runs as uid 1000 in a container that a
+//! real server has leased; only the model is scripted. It ends in a verdict: the error that the
+//! kernel gave, or what the lines return. After each group an ordinary run in the same pool must
+//! give what it gives on a server where nothing was attempted: the same result, and the same
+//! portrait of its container, drawn from inside.
+
+mod exhaustion;
+mod files;
+mod gateway;
+mod keeper;
+mod kernel;
+mod marker;
+mod neighbours;
+mod network;
+mod slow;
+
+use std::collections::BTreeMap;
+
+use mcp_codex_orchestrator::model::scripted::{Script, Step};
+use serde_json::Value;
+
+use crate::support::{Options, Server, git};
+
+/// What the lines of an attempt may use.
+const PRELUDE: &str = include_str!("attempts/prelude.py");
+
+/// Draws the container as a run finds it.
+const PORTRAIT: &str = include_str!("attempts/portrait.py");
+
+/// Where the verdicts of a group are, in the workspace.
+const VERDICTS: &str = "verdicts.txt";
+
+/// One attempt.
+pub(super) struct Attempt {
+    /// What it goes for.
+    pub(super) name: &'static str,
+    /// The body of a Python function.
+    pub(super) code: &'static str,
+    /// The verdicts that are right, with `|` between them. Those that fit begin so.
+    pub(super) must: &'static str,
+}
+
+/// A row of a table of attempts: what it goes for, how, and what must come back.
+pub(super) const fn attempt(name: &'static str, code: &'static str, must: &'static str) -> Attempt {
+    Attempt { name, code, must }
+}
+
+/// The command that makes all attempts one after the other. `given` is Python that runs first.
+pub(super) fn command(attempts: &[Attempt], given: &str) -> String {
+    let mut program = format!("{PRELUDE}\n{given}\n");
+    for attempt in attempts {
+        program
+            .push_str(&format!("def attempt():\n    {}\n", attempt.code.replace('\n', "\n    ")));
+        program.push_str(&format!("report({:?}, attempt)\n", attempt.name));
+    }
+    in_python(&program, VERDICTS)
+}
+
+/// A shell command that runs `program`; what it prints goes to `output`.
+pub(super) fn in_python(program: &str, output: &str) -> String {
+    format!("python3 - > {output} 2>&1 <<'PY'\n{program}\nPY")
+}
+
+/// The settings of all servers here: one container, so that the next run gets what the attempts
+/// left, and limits that are soon reached.
+pub(super) fn options() -> Options {
+    Options::default()
+        .set("pool", "max_size = 1")
+        .set("container", "memory = \"512MiB\"\npids = 256")
+        .set("run", "min_timeout = \"1s\"")
+        .set("runs", "log_limit = \"1MiB\"")
+        .set("model", "request_limit = \"1MiB\"")
+}
+
+/// A script that makes attempts, and does ordinary work for the prompt that asks for it.
+pub(super) fn script(attempts: Vec<Step>) -> Script {
+    let ordinary = vec![
+        Step::run(in_python(PORTRAIT, "portrait.txt")),
+        Step::write("src/new.rs", "pub fn two() -> u32 { 2 }\n"),
+        Step::run("rm README.md; git add -A; git -c core.safecrlf=false diff --cached --stat"),
+        Step::Say("Ordinary work is done.".into()),
+    ];
+    Script::always(attempts).with("ordinary", ordinary).keeping_bodies()
+}
+
+/// What an ordinary run gave.
+#[derive(Debug, PartialEq)]
+pub(super) struct Ordinary {
+    /// The result without what differs by nature: ids and times.
+    result: Value,
+    /// The container as the run found it.
+    portrait: String,
+}
+
+/// An ordinary run, and the container it had. The workspace is put back.
+pub(super) async fn ordinary(server: &mut Server) -> (Ordinary, String) {
+    let mut result = server.run("Some ordinary work").await;
+    assert_eq!(result["status"], "completed", "{result}\n{}", server.log());
+    let container = result["container_id"].as_str().unwrap().to_owned();
+    for different in
+        ["run_id", "container_id", "execution_time_ms", "timings_ms", "warm", "cold_reason"]
+    {
+        result.as_object_mut().unwrap().remove(different);
+    }
+    let portrait = server.read("portrait.txt");
+    assert!(portrait.ends_with("whole\n"), "{portrait}");
+    restore(server);
+    (Ordinary { result, portrait }, container)
+}
+
+/// What an ordinary run gives on a server on which nothing was attempted.
+pub(super) async fn undisturbed(options: Options) -> Ordinary {
+    let mut server = Server::start(script(Vec::new()), options).await;
+    server.ready().await;
+    let (ordinary, _) = ordinary(&mut server).await;
+    server.stop().await;
+    ordinary
+}
+
+/// What became of the container in which attempts were made.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Then {
+    /// It was reset, proved to be as it was when it was armed, and is used again.
+    Reset,
+    /// It was destroyed for this reason.
+    Destroyed(&'static str),
+}
+
+/// Checks what an ordinary run gives after `attacked`, a run with attempts: the same as without.
+pub(super) async fn next_is_as_ever(
+    server: &mut Server,
+    attacked: &Value,
+    then: Then,
+    as_ever: &Ordinary,
+) {
+    let status = server.ready().await;
+    let (next, container) = ordinary(server).await;
+    let before = attacked["container_id"].as_str().unwrap();
+    match then {
+        Then::Reset => {
+            assert_eq!(status["destroyed"], serde_json::json!({}), "{status}\n{}", server.log());
+            assert_eq!(container, before);
+        }
+        Then::Destroyed(reason) => {
+            assert_eq!(status["destroyed"][reason], 1, "{status}\n{}", server.log());
+            assert_ne!(container, before);
+        }
+    }
+    for (is, ever) in next.portrait.lines().zip(as_ever.portrait.lines()) {
+        assert_eq!(is, ever);
+    }
+    assert_eq!(&next, as_ever);
+}
+
+/// Puts the workspace back to its one commit.
+pub(super) fn restore(server: &Server) {
+    git(&server.workspace, &["reset", "-q", "--hard"]);
+    git(&server.workspace, &["clean", "-q", "-ffdx"]);
+}
+
+/// Compares verdicts in the workspace with what they must be, all of them before it fails.
+pub(super) fn check(server: &Server, attempts: &[Attempt]) {
+    let text = server.read(VERDICTS);
+    let verdicts: BTreeMap<&str, &str> =
+        text.lines().filter_map(|line| line.split_once('\t')).collect();
+    let mut wrong = Vec::new();
+    for attempt in attempts {
+        match verdicts.get(attempt.name) {
+            Some(verdict) if attempt.must.split('|').any(|must| verdict.starts_with(must)) => {}
+            Some(verdict) => {
+                wrong.push(format!("{}: {verdict}; must be {}", attempt.name, attempt.must));
+            }
+            None => wrong.push(format!("{}: no verdict", attempt.name)),
+        }
+    }
+    assert!(wrong.is_empty(), "{}\n{text}", wrong.join("\n"));
+    println!("{} attempts as they must be", attempts.len());
+}
+
+/// A whole group: the attempts in one run, their verdicts, and then an ordinary run.
+pub(super) async fn group(attempts: &[Attempt], given: &str) {
+    let mut server = attempted(attempts, given).await;
+    finish(&mut server, attempts).await;
+    server.stop().await;
+}
+
+/// A server whose model makes the attempts when it is asked for anything but ordinary work.
+pub(super) async fn attempted(attempts: &[Attempt], given: &str) -> Server {
+    let steps = vec![Step::run(command(attempts, given)), Step::Say("Tried.".into())];
+    let mut server = Server::start(script(steps), options()).await;
+    server.ready().await;
+    server
+}
+
+/// Makes the attempts and checks what comes of them and after them. Gives the result of the run.
+pub(super) async fn finish(server: &mut Server, attempts: &[Attempt]) -> Value {
+    let (attacked, as_ever) = tokio::join!(server.run("Try it"), undisturbed(options()));
+    assert_eq!(attacked["status"], "completed", "{attacked}\n{}", server.log());
+    check(server, attempts);
+    restore(server);
+    next_is_as_ever(server, &attacked, Then::Reset, &as_ever).await;
+    attacked
+}
