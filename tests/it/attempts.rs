@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use mcp_codex_orchestrator::model::scripted::{Script, Step};
 use serde_json::Value;
 
-use crate::support::{Options, Server, git};
+use crate::support::{Options, PATIENCE, Server, docker, git};
 
 /// What the lines of an attempt may use.
 const PRELUDE: &str = include_str!("attempts/prelude.py");
@@ -70,6 +70,7 @@ pub(super) fn options() -> Options {
         .set("pool", "max_size = 1")
         .set("container", "memory = \"512MiB\"\npids = 256")
         .set("run", "min_timeout = \"1s\"")
+        .set("server", "shutdown_grace = \"20s\"")
         .set("runs", "log_limit = \"1MiB\"")
         .set("model", "request_limit = \"1MiB\"")
 }
@@ -82,7 +83,10 @@ pub(super) fn script(attempts: Vec<Step>) -> Script {
         Step::run("rm README.md; git add -A; git -c core.safecrlf=false diff --cached --stat"),
         Step::Say("Ordinary work is done.".into()),
     ];
-    Script::always(attempts).with("ordinary", ordinary).keeping_bodies()
+    Script::always(attempts)
+        .with("ordinary", ordinary)
+        .with("FLOOD", vec![Step::Flood(2 << 20)])
+        .keeping_bodies()
 }
 
 /// What an ordinary run gave.
@@ -115,7 +119,7 @@ pub(super) async fn undisturbed(options: Options) -> Ordinary {
     let mut server = Server::start(script(Vec::new()), options).await;
     server.ready().await;
     let (ordinary, _) = ordinary(&mut server).await;
-    server.stop().await;
+    stop(server).await;
     ordinary
 }
 
@@ -154,6 +158,23 @@ pub(super) async fn next_is_as_ever(
     assert_eq!(&next, as_ever);
 }
 
+/// Stops a server; then nothing of it may be left. The engine may take its time to remove what it
+/// was told to remove, which is not what is tested here.
+pub(super) async fn stop(mut server: Server) {
+    server.close();
+    server.ended().await;
+    let told = |left: &[String]| left.iter().all(|line| line.contains(" removing "));
+    let began = std::time::Instant::now();
+    loop {
+        let left = docker::containers_of(server.pid);
+        if left.is_empty() || !told(&left) || began.elapsed() > PATIENCE {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    server.check_nothing_left().await;
+}
+
 /// Puts the workspace back to its one commit.
 pub(super) fn restore(server: &Server) {
     git(&server.workspace, &["reset", "-q", "--hard"]);
@@ -183,7 +204,7 @@ pub(super) fn check(server: &Server, attempts: &[Attempt]) {
 pub(super) async fn group(attempts: &[Attempt], given: &str) {
     let mut server = attempted(attempts, given).await;
     finish(&mut server, attempts).await;
-    server.stop().await;
+    stop(server).await;
 }
 
 /// A server whose model makes the attempts when it is asked for anything but ordinary work.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use mcp_codex_orchestrator::model::scripted::Step;
 
 use super::{
-    Attempt, Then, attempt, check, command, group, next_is_as_ever, options, restore, script,
+    Attempt, Then, attempt, check, command, group, next_is_as_ever, options, restore, script, stop,
     undisturbed,
 };
 use crate::need_engine;
@@ -161,5 +161,5 @@ async fn what_is_left_in_the_workspace_leads_nowhere_on_the_host() {
     assert_eq!(server.read(".git/config"), config);
     restore(&server);
     next_is_as_ever(&mut server, &attacked, Then::Reset, &as_ever).await;
-    server.stop().await;
+    stop(server).await;
 }

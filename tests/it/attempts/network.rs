@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 
-use super::{Attempt, attempt, attempted, finish};
+use super::{Attempt, attempt, attempted, finish, stop};
 use crate::need_engine;
 
 const PLACES: &[Attempt] = &[
@@ -99,5 +99,5 @@ async fn nothing_but_the_gateway_can_be_reached() {
     std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     tcp.set_nonblocking(false).unwrap();
     tcp.accept().unwrap();
-    server.stop().await;
+    stop(server).await;
 }
