@@ -63,7 +63,7 @@ return 'nothing but its own' if not odd else odd", "nothing but its own"),
     attempt("children for the keeper to reap", "for _ in range(50):
     if call('clone', 0x8000 | 17, 0, 0, 0, 0) == 0:
         os._exit(0)
-return 'reaped'", "reaped"),
+return 'reaped'", "reaped|EPERM"),
     attempt("a core dump into another place", "resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2) if resource.getrlimit(resource.RLIMIT_CORE)[1] == resource.RLIM_INFINITY else None
 pattern = open('/proc/sys/kernel/core_pattern').read()
 if os.fork() == 0:
