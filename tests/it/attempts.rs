@@ -32,30 +32,20 @@ const PORTRAIT: &str = include_str!("attempts/portrait.py");
 /// Where the verdicts of a group are, in the workspace.
 const VERDICTS: &str = "verdicts.txt";
 
-/// One attempt.
-pub(super) struct Attempt {
-    /// What it goes for.
-    pub(super) name: &'static str,
-    /// The body of a Python function.
-    pub(super) code: &'static str,
-    /// The verdicts that are right, with `|` between them. Those that fit begin so.
-    pub(super) must: &'static str,
-}
-
-/// A row of a table of attempts: what it goes for, how, and what must come back.
-pub(super) const fn attempt(name: &'static str, code: &'static str, must: &'static str) -> Attempt {
-    Attempt { name, code, must }
+/// The attempts that a Python file makes: what each goes for, and how a verdict that is right
+/// begins, of which there may be several with `|` between them. Of the verdicts of several tries
+/// what went through comes first.
+fn table(attempts: &'static str) -> Vec<(&'static str, &'static str)> {
+    let heads = attempts.lines().filter(|line| line.starts_with("@attempt("));
+    let words = |line: &'static str| line.split('"').skip(1).step_by(2).collect::<Vec<_>>();
+    let table: Vec<_> = heads.map(|line| (words(line)[0], words(line)[1])).collect();
+    assert_eq!(table.len(), attempts.matches("@attempt").count());
+    table
 }
 
 /// The command that makes all attempts one after the other. `given` is Python that runs first.
-pub(super) fn command(attempts: &[Attempt], given: &str) -> String {
-    let mut program = format!("{PRELUDE}\n{given}\n");
-    for attempt in attempts {
-        program
-            .push_str(&format!("def attempt():\n    {}\n", attempt.code.replace('\n', "\n    ")));
-        program.push_str(&format!("report({:?}, attempt)\n", attempt.name));
-    }
-    in_python(&program, VERDICTS)
+pub(super) fn command(attempts: &str, given: &str) -> String {
+    in_python(&format!("{PRELUDE}\n{given}\n{attempts}"), VERDICTS)
 }
 
 /// A shell command that runs `program`; what it prints goes to `output`.
@@ -182,33 +172,32 @@ pub(super) fn restore(server: &Server) {
 }
 
 /// Compares verdicts in the workspace with what they must be, all of them before it fails.
-pub(super) fn check(server: &Server, attempts: &[Attempt]) {
+pub(super) fn check(server: &Server, attempts: &'static str) {
     let text = server.read(VERDICTS);
     let verdicts: BTreeMap<&str, &str> =
         text.lines().filter_map(|line| line.split_once('\t')).collect();
     let mut wrong = Vec::new();
-    for attempt in attempts {
-        match verdicts.get(attempt.name) {
-            Some(verdict) if attempt.must.split('|').any(|must| verdict.starts_with(must)) => {}
-            Some(verdict) => {
-                wrong.push(format!("{}: {verdict}; must be {}", attempt.name, attempt.must));
-            }
-            None => wrong.push(format!("{}: no verdict", attempt.name)),
+    let table = table(attempts);
+    for (name, must) in &table {
+        match verdicts.get(name) {
+            Some(verdict) if must.split('|').any(|must| verdict.starts_with(must)) => {}
+            Some(verdict) => wrong.push(format!("{name}: {verdict}; must be {must}")),
+            None => wrong.push(format!("{name}: no verdict")),
         }
     }
     assert!(wrong.is_empty(), "{}\n{text}", wrong.join("\n"));
-    println!("{} attempts as they must be", attempts.len());
+    println!("{} attempts as they must be", table.len());
 }
 
 /// A whole group: the attempts in one run, their verdicts, and then an ordinary run.
-pub(super) async fn group(attempts: &[Attempt], given: &str) {
+pub(super) async fn group(attempts: &'static str, given: &str) {
     let mut server = attempted(attempts, given).await;
     finish(&mut server, attempts).await;
     stop(server).await;
 }
 
 /// A server whose model makes the attempts when it is asked for anything but ordinary work.
-pub(super) async fn attempted(attempts: &[Attempt], given: &str) -> Server {
+pub(super) async fn attempted(attempts: &'static str, given: &str) -> Server {
     let steps = vec![Step::run(command(attempts, given)), Step::Say("Tried.".into())];
     let mut server = Server::start(script(steps), options()).await;
     server.ready().await;
@@ -216,7 +205,7 @@ pub(super) async fn attempted(attempts: &[Attempt], given: &str) -> Server {
 }
 
 /// Makes the attempts and checks what comes of them and after them. Gives the result of the run.
-pub(super) async fn finish(server: &mut Server, attempts: &[Attempt]) -> Value {
+pub(super) async fn finish(server: &mut Server, attempts: &'static str) -> Value {
     let (attacked, as_ever) = tokio::join!(server.run("Try it"), undisturbed(options()));
     assert_eq!(attacked["status"], "completed", "{attacked}\n{}", server.log());
     check(server, attempts);

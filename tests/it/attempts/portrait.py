@@ -32,13 +32,31 @@ for place in ["/app", "/cache", "/home/codex", "/tmp", "/run", "/dev"]:
     print(place, disk.f_blocks, disk.f_files, disk.f_flag)
     walk(place)
 print(sorted(os.listdir(CODEX)))
-print("processes", sorted(
-    line for line in subprocess.run(["ps", "-eo", "uid,ni,comm"], capture_output=True, text=True).stdout.split("\n")
-    if "tokio" not in line))
+print(
+    "processes",
+    sorted(
+        line
+        for line in subprocess.run(
+            ["ps", "-eo", "uid,ni,comm"], capture_output=True, text=True
+        ).stdout.split("\n")
+        if "tokio" not in line
+    ),
+)
 show("/proc/self/mounts", lambda line: line.split()[1] not in ("/", "/app", "/cache"))
 for kind in ["shm", "msg", "sem"]:
     show("/proc/sysvipc/" + kind)
-WANTED = ("Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp", "SigBlk", "SigIgn", "Umask", "Cpus_allowed_list")
+WANTED = (
+    "Uid",
+    "Gid",
+    "Groups",
+    "Cap",
+    "NoNewPrivs",
+    "Seccomp",
+    "SigBlk",
+    "SigIgn",
+    "Umask",
+    "Cpus_allowed_list",
+)
 show("/proc/self/status", lambda line: line.startswith(WANTED))
 show("/proc/self/oom_score_adj")
 show("/proc/net/unix", lambda line: "@" in line)
@@ -49,8 +67,17 @@ for name in sorted(n for n in dir(resource) if n.startswith("RLIMIT_")):
     print(name, resource.getrlimit(getattr(resource, name)))
 print("nice", os.nice(0), "cpus", len(os.sched_getaffinity(0)), "policy", os.sched_getscheduler(0))
 print("environment", sorted(name for name in os.environ))
-keeper = [p for p in os.listdir("/proc") if p.isdigit() and open("/proc/%s/comm" % p).read() == "codex-keeper\n"]
+keeper = [
+    p
+    for p in os.listdir("/proc")
+    if p.isdigit() and open("/proc/%s/comm" % p).read() == "codex-keeper\n"
+]
 for pid in sorted(keeper, key=int):
-    print("keeper", os.sched_getscheduler(int(pid)), sorted(os.sched_getaffinity(int(pid))),
-          os.getpriority(os.PRIO_PROCESS, int(pid)), open("/proc/%s/oom_score_adj" % pid).read().strip())
+    print(
+        "keeper",
+        os.sched_getscheduler(int(pid)),
+        sorted(os.sched_getaffinity(int(pid))),
+        os.getpriority(os.PRIO_PROCESS, int(pid)),
+        open("/proc/%s/oom_score_adj" % pid).read().strip(),
+    )
 print("whole")

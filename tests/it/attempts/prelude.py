@@ -4,8 +4,12 @@ libc = ctypes.CDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
 headers = subprocess.run(
     ["gcc", "-E", "-dM", "-include", "sys/syscall.h", "-x", "c", "/dev/null"],
-    capture_output=True, text=True).stdout
-NUMBERS = {name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)$", headers, re.M)}
+    capture_output=True,
+    text=True,
+).stdout
+NUMBERS = {
+    name: int(number) for name, number in re.findall(r"#define __NR_(\w+) (\d+)$", headers, re.M)
+}
 
 
 def call(name, *arguments):
@@ -35,6 +39,11 @@ def name_of(error):
     if isinstance(error, TimeoutError) and error.errno is None:
         return "timeout"
     return errno.errorcode.get(error.errno, repr(error))
+
+
+def attempt(name, must):
+    """Makes an attempt. Its verdict must begin as `must` says, which the test outside looks at."""
+    return lambda made: report(name, made)
 
 
 def report(name, attempt):
@@ -140,6 +149,11 @@ def status(said):
     return " ".join(f.decode() for f in found) or "closed"
 
 
+def statuses(all):
+    """Each status once; what passed comes first."""
+    return " ".join(sorted(set(all)))
+
+
 def post(body, headers="", path="/v1/responses", method="POST"):
     """The status of one request with a body."""
     if isinstance(body, str):
@@ -151,5 +165,7 @@ def post(body, headers="", path="/v1/responses", method="POST"):
 
 def body(more="", items=""):
     """A body that passes, with something more in it."""
-    return ('{"model":"m","stream":true,"store":false,%s"input":[{"type":"message","role":"user",'
-            '"content":[{"type":"input_text","text":"leave"}]}%s]}' % (more, items))
+    return (
+        '{"model":"m","stream":true,"store":false,%s"input":[{"type":"message","role":"user",'
+        '"content":[{"type":"input_text","text":"leave"}]}%s]}' % (more, items)
+    )
