@@ -186,7 +186,6 @@ pub(super) fn check(server: &Server, attempts: &'static str) {
         }
     }
     assert!(wrong.is_empty(), "{}\n{text}", wrong.join("\n"));
-    println!("{} attempts as they must be", table.len());
 }
 
 /// A whole group: the attempts in one run, their verdicts, and then an ordinary run.

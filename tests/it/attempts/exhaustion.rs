@@ -34,7 +34,6 @@ async fn exhaust(
     let as_ever = undisturbed(options).await;
     let began = Instant::now();
     let attacked = server.call("codex_run", json!({"prompt": "Try it", "timeout": timeout})).await;
-    println!("{} in {:?}: {}", attacked["status"], began.elapsed(), attacked["error"]);
     let limit = Duration::from_secs(u64::from(timeout) + 20);
     assert!(began.elapsed() < limit, "{:?}: {attacked}", began.elapsed());
     let then = judge(&server, &attacked);

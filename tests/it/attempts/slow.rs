@@ -60,7 +60,6 @@ async fn beside(command: String) -> Value {
     let began = Instant::now();
     let attacked = server.call("codex_run", json!({"prompt": "Try it", "timeout": TIMEOUT})).await;
     let took = began.elapsed();
-    println!("{} after {took:?}: {}", attacked["status"], attacked["error"]);
     assert!(took < Duration::from_secs(TIMEOUT + 10), "{took:?}");
     let then = match attacked["status"].as_str() {
         Some("completed" | "failed") => Then::Reset,
