@@ -112,3 +112,27 @@ fn the_users_files_are_reached_only_beneath_an_open_directory() {
     }
     assert!(looked > 8, "only {looked} files were looked at: is this test right?");
 }
+
+/// What is promised is checked: SECURITY.md names files, and after each the tests in it.
+#[test]
+fn each_test_that_security_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("SECURITY.md")).unwrap();
+    let (mut file, mut tests) = (String::new(), 0);
+    let rows = page.lines().filter(|line| line.starts_with('|'));
+    for checks in rows.filter_map(|row| row.trim_end_matches([' ', '|']).rsplit('|').next()) {
+        let mut text = String::new();
+        for name in checks.split('`').skip(1).step_by(2) {
+            if name.contains('/') && (name.ends_with(".rs") || name.ends_with(".sh")) {
+                file = name.to_owned();
+                text = std::fs::read_to_string(root.join(name))
+                    .unwrap_or_else(|error| panic!("SECURITY.md names {name}: {error}"));
+            } else if name.matches('_').count() > 1 {
+                let there = text.contains(&format!("fn {name}("));
+                assert!(there, "SECURITY.md names {name}, which is not in {file}");
+                tests += 1;
+            }
+        }
+    }
+    assert!(tests > 60, "only {tests} tests were found: is this test right?");
+}

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What a server is started with.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Options {
     /// More lines of configuration; sections are merged by name.
     pub(crate) config: Vec<(&'static str, String)>,
