@@ -21,6 +21,8 @@ pub enum Phase {
     Checkout,
     /// Waiting in line for a container.
     Queue,
+    /// From the checkout of a container to the end of its lease.
+    Lease,
     /// Sending the workspace.
     Send,
     /// From the call to the first model request.
@@ -76,14 +78,21 @@ impl Stats {
         &self.destroyed
     }
 
+    /// What `percent` of the samples of `phase` are at most.
+    pub(crate) fn percentile(&self, phase: Phase, percent: usize) -> Option<Duration> {
+        let mut sorted: Vec<_> = self.samples.get(&phase)?.iter().copied().collect();
+        sorted.sort_unstable();
+        let index = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+        sorted.get(index).copied()
+    }
+
     pub(crate) fn latencies(&self) -> BTreeMap<String, Percentiles> {
-        let percentiles = |samples: &VecDeque<Duration>| {
-            let mut sorted: Vec<f64> = samples.iter().map(|s| s.as_secs_f64() * 1e3).collect();
-            sorted.sort_by(f64::total_cmp);
-            let at = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1];
-            Percentiles { p50: at(50), p95: at(95), p99: at(99) }
+        let at = |phase, percent| {
+            self.percentile(phase, percent).map_or(0.0, |duration| duration.as_secs_f64() * 1e3)
         };
-        self.samples.iter().map(|(phase, samples)| (name(phase), percentiles(samples))).collect()
+        let percentiles =
+            |phase| Percentiles { p50: at(phase, 50), p95: at(phase, 95), p99: at(phase, 99) };
+        self.samples.keys().map(|phase| (name(phase), percentiles(*phase))).collect()
     }
 }
 
