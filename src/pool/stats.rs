@@ -42,7 +42,28 @@ pub(crate) struct Stats {
     hits: u64,
     misses: BTreeMap<String, u64>,
     destroyed: BTreeMap<String, u64>,
-    samples: BTreeMap<Phase, VecDeque<Duration>>,
+    samples: BTreeMap<Phase, Samples>,
+}
+
+/// The latest samples of a phase. Sorted all the time, since they are asked for under the lock at
+/// every turn of the pool.
+#[derive(Debug, Default)]
+struct Samples {
+    recent: VecDeque<Duration>,
+    sorted: Vec<Duration>,
+}
+
+impl Samples {
+    fn add(&mut self, sample: Duration) {
+        if self.recent.len() == SAMPLES
+            && let Some(oldest) = self.recent.pop_front()
+            && let Ok(index) = self.sorted.binary_search(&oldest)
+        {
+            self.sorted.remove(index);
+        }
+        self.recent.push_back(sample);
+        self.sorted.insert(self.sorted.partition_point(|other| *other < sample), sample);
+    }
 }
 
 impl Stats {
@@ -59,11 +80,7 @@ impl Stats {
     }
 
     pub(crate) fn took(&mut self, phase: Phase, duration: Duration) {
-        let samples = self.samples.entry(phase).or_default();
-        if samples.len() == SAMPLES {
-            samples.pop_front();
-        }
-        samples.push_back(duration);
+        self.samples.entry(phase).or_default().add(duration);
     }
 
     pub(crate) fn hits(&self) -> u64 {
@@ -80,8 +97,7 @@ impl Stats {
 
     /// What `percent` of the samples of `phase` are at most.
     pub(crate) fn percentile(&self, phase: Phase, percent: usize) -> Option<Duration> {
-        let mut sorted: Vec<_> = self.samples.get(&phase)?.iter().copied().collect();
-        sorted.sort_unstable();
+        let sorted = &self.samples.get(&phase)?.sorted;
         let index = (sorted.len() * percent).div_ceil(100).max(1) - 1;
         sorted.get(index).copied()
     }
@@ -116,5 +132,18 @@ mod tests {
         }
         let percentiles = stats.latencies()["send"];
         assert_eq!((percentiles.p50, percentiles.p95, percentiles.p99), (50.0, 95.0, 99.0));
+    }
+    #[test]
+    fn old_samples_fall_out() {
+        let mut stats = Stats::default();
+        for ms in (0..3000).rev().chain([7, 7]) {
+            stats.took(Phase::Send, Duration::from_millis(ms));
+        }
+        let samples = &stats.samples[&Phase::Send];
+        let mut expected: Vec<_> = samples.recent.iter().copied().collect();
+        expected.sort_unstable();
+        assert_eq!((&samples.sorted, expected.len()), (&expected, SAMPLES));
+        assert_eq!(stats.percentile(Phase::Send, 100), Some(Duration::from_millis(1021)));
+        assert_eq!(stats.percentile(Phase::Apply, 50), None);
     }
 }
