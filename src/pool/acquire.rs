@@ -110,7 +110,10 @@ impl<S: Source> Pool<S> {
             match chosen {
                 Some(index) => {
                     let member = state.grant(index, workspace);
-                    state.quiet_until = lonely.then(|| began + super::warmer::QUIET);
+                    // Not prolonged by the calls of a burst, which are to find one waiting too.
+                    if lonely {
+                        state.quiet_until = Some(began + super::warmer::QUIET);
+                    }
                     state.stats.hit();
                     state.stats.took(Phase::Checkout, began.elapsed());
                     drop(state);
