@@ -119,6 +119,9 @@ pub struct EngineFacts {
     pub api_version: String,
     /// Where it was reached.
     pub endpoint: String,
+    /// Whether it runs in a virtual machine that a desktop program keeps for it, such as Docker
+    /// Desktop or Colima.
+    pub desktop: bool,
 }
 
 /// A container found by label.

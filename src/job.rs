@@ -178,8 +178,12 @@ impl Orchestrator {
         let state = places.state.clone();
         tokio::task::spawn_blocking(move || switch::recover_all(&state));
         let engine_facts = Arc::new(Mutex::new(None));
-        let background =
-            tokio::spawn(keep_house(Arc::clone(&engine), Arc::clone(&engine_facts), sweeper));
+        let background = tokio::spawn(keep_house(
+            Arc::clone(&engine),
+            Arc::clone(&engine_facts),
+            pool.clone(),
+            sweeper,
+        ));
         Ok(Self {
             config,
             roots,
@@ -264,12 +268,16 @@ impl Orchestrator {
 async fn keep_house(
     engine: Arc<dyn Engine>,
     engine_facts: Arc<Mutex<Option<EngineFacts>>>,
+    pool: Pool<Starter>,
     mut sweeper: Sweeper,
 ) {
     let mut pause = FIRST_SWEEP;
     loop {
         match engine.facts().await {
-            Ok(facts) => *engine_facts.lock() = Some(facts),
+            Ok(facts) => {
+                pool.set_desktop(facts.desktop);
+                *engine_facts.lock() = Some(facts);
+            }
             Err(error) => tracing::debug!(%error, "no engine"),
         }
         let mut next = SWEEP;

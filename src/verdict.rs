@@ -46,6 +46,8 @@ pub enum DestroyReason {
     UsedUp,
     /// It waited for one workspace, and a call for another needed its place.
     OtherWorkspace,
+    /// Nobody used it for a while, and fewer calls come than would need it.
+    Surplus,
     /// The orchestrator shuts down.
     Shutdown,
 }
@@ -183,6 +185,18 @@ mod tests {
                 && health.uses < policy.max_uses
                 && policy.recycle == Recycle::Reset;
             prop_assert_eq!(verdict(end, health, policy) == Verdict::Reset, sound);
+        }
+
+        #[test]
+        fn the_reason_of_a_bad_end_is_that_end_whatever_else_is_wrong(
+            end in ends(), health in healths(), policy in policies(),
+        ) {
+            if end != JobEnd::Completed {
+                let Verdict::Destroy(reason) = verdict(end, health, policy) else {
+                    return Err(TestCaseError::fail("reset"));
+                };
+                prop_assert_eq!(format!("{reason:?}"), format!("{end:?}"));
+            }
         }
 
         #[test]

@@ -17,6 +17,9 @@ pub struct PoolConfig {
     pub acquire_timeout: Duration,
     /// Calls that may wait at once.
     pub max_queue: usize,
+    /// How long more idle containers than `min_idle` are kept that nobody uses.
+    #[serde(deserialize_with = "super::duration")]
+    pub idle_ttl: Duration,
     /// Leases after which a container is destroyed.
     pub max_uses: u32,
     /// Age at which a container is destroyed.
@@ -26,6 +29,8 @@ pub struct PoolConfig {
     pub refill_concurrency: usize,
     /// What happens to a container after a clean run.
     pub recycle: Recycle,
+    /// Whether more containers than `min_idle` are kept ready when many calls come.
+    pub adaptive: bool,
 }
 
 /// What happens to a container after a clean run.

@@ -30,6 +30,7 @@ pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
         ordered(("pool.min_idle", &pool.min_idle), ("pool.max_size", &pool.max_size)),
         within("pool.acquire_timeout", &Shown(pool.acquire_timeout), span(SECOND, WEEK)),
         within("pool.max_queue", &pool.max_queue, 0..=10_000),
+        within("pool.idle_ttl", &Shown(pool.idle_ttl), span(MINUTE, WEEK)),
         within("pool.max_uses", &pool.max_uses, 1..=u32::MAX),
         within("pool.max_age", &Shown(pool.max_age), span(MINUTE, CENTURY)),
         within("pool.refill_concurrency", &pool.refill_concurrency, 1..=16),

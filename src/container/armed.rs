@@ -206,6 +206,13 @@ impl Source for Starter {
 
 /// The kind under which a caller knows an engine's error.
 fn engine_failure(error: EngineError) -> Failure {
+    if let EngineError::Failed { reason, .. } = &error
+        && reason.to_lowercase().contains("no space left on device")
+    {
+        let sentence =
+            format!("{error}; make room on the engine's disk (docker system df shows it)");
+        return Failure::new(ErrorKind::DiskFull, sentence);
+    }
     let kind = match &error {
         EngineError::ImageMissing { .. } => ErrorKind::ImageMissing,
         EngineError::Unavailable { .. } | EngineError::Unsupported(_) => {
@@ -256,6 +263,19 @@ mod tests {
     use crate::engine::Network;
     use crate::engine::fake::{FakeEngine, Manner, Verb};
     use crate::keeper::wire;
+
+    #[test]
+    fn a_full_disk_of_the_engine_is_told_at_once_and_as_what_it_is() {
+        let error = |reason: &str| {
+            let reason = reason.to_owned();
+            engine_error(EngineError::Failed { verb: "start a container", container: None, reason })
+        };
+        let full = error("write /var/lib/docker/tmp: No space left on device");
+        assert_eq!((full.kind, full.is_permanent()), (ErrorKind::DiskFull, true));
+        assert!(full.sentence.contains("make room"), "{full}");
+        let other = error("runtime crashed");
+        assert_eq!((other.kind, other.is_permanent()), (ErrorKind::ContainerLost, false));
+    }
 
     #[tokio::test]
     async fn a_reset_that_leaves_anything_else_than_at_arming_is_refused() {

@@ -9,6 +9,7 @@
 //! container's (bollard's own timeout bounds the head of a response and no more; tried).
 
 mod create;
+mod desktop;
 mod endpoint;
 mod events;
 mod failure;
@@ -172,7 +173,11 @@ impl DockerEngine {
             .map(|component| component.name.to_lowercase())
             .filter(|name| name.contains("podman"))
             .map_or_else(|| "docker".to_owned(), |_| "podman".to_owned());
+        let platform = version.platform.map(|platform| platform.name).unwrap_or_default();
+        let kernel = version.kernel_version.unwrap_or_default();
+        let mac = cfg!(target_os = "macos");
         let facts = EngineFacts {
+            desktop: desktop::is_desktop(&platform, &kernel, address, mac),
             name,
             version: version.version.unwrap_or_default(),
             api_version: format!("{major}.{minor}"),

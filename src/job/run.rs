@@ -19,6 +19,7 @@ use crate::keeper::client::{Incoming, Keeper, KeeperError, Program, ProgramEvent
 use crate::keeper::wire::{IgnoredTotal, SpawnRequest};
 use crate::model::gateway::{Gateway, Limits, Traffic};
 use crate::pool::lease::Lease;
+use crate::pool::place::Place;
 use crate::pool::source::Pooled;
 use crate::pool::stats::{Phase, name};
 use crate::record::{Record, Request};
@@ -243,15 +244,13 @@ impl Job<'_> {
 
     async fn lease(&mut self, workspace: &Workspace) -> Result<Lease<Starter>, Failure> {
         let pool = &self.orchestrator.pool;
-        self.progress.say(match pool.waiting() {
-            0 => String::from("Waiting for a container"),
-            waiting => format!("Waiting for a container behind {waiting} other calls"),
-        });
+        self.progress.say("Waiting for a container");
+        let tell = |place: Place| self.progress.say(place.to_string());
         let began = Instant::now();
         let mut lease = tokio::select! {
             biased;
             () = self.cancel.cancelled() => return Err(cancelled()),
-            lease = pool.acquire(workspace.key) => lease?,
+            lease = pool.acquire_telling(workspace.key, tell) => lease?,
         };
         let took = milliseconds(began.elapsed());
         let miss = lease.miss();

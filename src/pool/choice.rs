@@ -1,4 +1,8 @@
-//! Which idle container a job gets: a pure function of affinity and age.
+//! Which idle container a job gets: a pure function of affinity and age. And why it gets none.
+//!
+//! A pool is of one profile, so that what is idle in it was started from what the job asks for. An
+//! affine container comes first; whether something already waits in it would come next, and its age
+//! last.
 
 use std::time::Duration;
 
@@ -17,12 +21,27 @@ pub struct Candidate {
     pub unfit: bool,
 }
 
+/// What the containers that are not idle are doing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Others {
+    /// Being started.
+    pub starting: usize,
+    /// Being reset.
+    pub resetting: usize,
+    /// Serving a job.
+    pub leased: usize,
+    /// Whether the last start has failed and the next one has not begun.
+    pub failing: bool,
+}
+
 /// Why a call found no container waiting for it; counted in the pool's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MissReason {
-    /// Nothing is there yet, and nothing is starting.
-    NoneIdle,
+    /// There is no container of this profile, and none is being started.
+    ColdProfile,
+    /// The last start has failed.
+    StartFailed,
     /// A container is starting.
     Starting,
     /// A container is being reset.
@@ -33,7 +52,7 @@ pub enum MissReason {
     OtherWorkspace,
     /// The idle ones were lost, too old, or used up.
     Unfit,
-    /// Others are in line before this call.
+    /// One fits, but others are in line before this call.
     Queue,
 }
 
@@ -44,11 +63,7 @@ pub fn fits(bound: Option<WorkspaceKey>, wanted: WorkspaceKey) -> bool {
 
 /// The index of the container for a job on `wanted`: one that served this workspace before, the
 /// youngest of them; else one that served none, the oldest of them, so that none waits for ever.
-///
-/// # Errors
-///
-/// Why none fits.
-pub fn choose(candidates: &[Candidate], wanted: WorkspaceKey) -> Result<usize, MissReason> {
+pub fn choose(candidates: &[Candidate], wanted: WorkspaceKey) -> Option<usize> {
     let fit = || candidates.iter().enumerate().filter(|(_, candidate)| !candidate.unfit);
     let own = fit()
         .filter(|(_, candidate)| candidate.workspace == Some(wanted))
@@ -56,11 +71,28 @@ pub fn choose(candidates: &[Candidate], wanted: WorkspaceKey) -> Result<usize, M
     let fresh = fit()
         .filter(|(_, candidate)| candidate.workspace.is_none())
         .max_by_key(|(_, candidate)| candidate.age);
-    match own.or(fresh) {
-        Some((index, _)) => Ok(index),
-        None if candidates.is_empty() => Err(MissReason::NoneIdle),
-        None if candidates.iter().all(|candidate| candidate.unfit) => Err(MissReason::Unfit),
-        None => Err(MissReason::OtherWorkspace),
+    own.or(fresh).map(|(index, _)| index)
+}
+
+/// Why a call for `wanted` gets none of `candidates` at once. What is soonest to end the wait is
+/// named first.
+pub fn miss(candidates: &[Candidate], wanted: WorkspaceKey, others: Others) -> MissReason {
+    if choose(candidates, wanted).is_some() {
+        MissReason::Queue
+    } else if candidates.iter().any(|candidate| !candidate.unfit) {
+        MissReason::OtherWorkspace
+    } else if !candidates.is_empty() {
+        MissReason::Unfit
+    } else if others.resetting > 0 {
+        MissReason::Resetting
+    } else if others.starting > 0 {
+        MissReason::Starting
+    } else if others.failing {
+        MissReason::StartFailed
+    } else if others.leased > 0 {
+        MissReason::AllLeased
+    } else {
+        MissReason::ColdProfile
     }
 }
 
@@ -80,24 +112,49 @@ mod tests {
         }
     }
 
+    #[test]
+    fn each_miss_has_its_reason() {
+        let one = |bound: Option<u64>, unfit| Candidate {
+            workspace: bound.map(key),
+            age: Duration::ZERO,
+            unfit,
+        };
+        let none = Others::default();
+        assert_eq!(miss(&[one(None, false)], key(1), none), MissReason::Queue);
+        assert_eq!(miss(&[one(Some(2), false)], key(1), none), MissReason::OtherWorkspace);
+        assert_eq!(miss(&[one(Some(1), true)], key(1), none), MissReason::Unfit);
+        let all = Others { resetting: 1, starting: 1, leased: 1, failing: true };
+        assert_eq!(miss(&[], key(1), all), MissReason::Resetting);
+        let all = Others { resetting: 0, ..all };
+        assert_eq!(miss(&[], key(1), all), MissReason::Starting);
+        let all = Others { starting: 0, ..all };
+        assert_eq!(miss(&[], key(1), all), MissReason::StartFailed);
+        let all = Others { failing: false, ..all };
+        assert_eq!(miss(&[], key(1), all), MissReason::AllLeased);
+        assert_eq!(miss(&[], key(1), none), MissReason::ColdProfile);
+    }
+
     proptest! {
         #[test]
         fn never_one_of_another_workspace_and_never_an_unfit_one(
             candidates in prop::collection::vec(candidate(), 0..8), wanted in 0u64..3,
         ) {
             let wanted = key(wanted);
-            match choose(&candidates, wanted) {
-                Ok(index) => {
-                    prop_assert!(!candidates[index].unfit);
-                    prop_assert!(fits(candidates[index].workspace, wanted));
-                    let own = |c: &&Candidate| !c.unfit && c.workspace == Some(wanted);
-                    if candidates.iter().any(|c| own(&c)) {
-                        prop_assert!(own(&&candidates[index]));
+            let fits = |c: &&Candidate| !c.unfit && fits(c.workspace, wanted);
+            let own = |c: &&Candidate| !c.unfit && c.workspace == Some(wanted);
+            match choose(&candidates, wanted).map(|index| candidates[index]) {
+                Some(chosen) => {
+                    prop_assert!(fits(&&chosen));
+                    let rivals = || candidates.iter().filter(own);
+                    match rivals().map(|c| c.age).min() {
+                        Some(youngest) => prop_assert!(own(&&chosen) && chosen.age == youngest),
+                        None => prop_assert!(
+                            candidates.iter().filter(fits).all(|c| c.age <= chosen.age)
+                        ),
                     }
+                    prop_assert_eq!(miss(&candidates, wanted, Others::default()), MissReason::Queue);
                 }
-                Err(_) => prop_assert!(
-                    candidates.iter().all(|c| c.unfit || !fits(c.workspace, wanted))
-                ),
+                None => prop_assert!(!candidates.iter().any(|c| fits(&c))),
             }
         }
     }

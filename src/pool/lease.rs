@@ -8,6 +8,7 @@ use crate::verdict::{DestroyReason, JobEnd, Verdict, verdict};
 
 use super::choice::{MissReason, WorkspaceKey};
 use super::source::{Pooled, Source};
+use super::state::State;
 use super::stats::Phase;
 use super::{Member, Shared};
 
@@ -17,6 +18,8 @@ use super::{Member, Shared};
 pub struct Lease<S: Source> {
     shared: Arc<Shared<S>>,
     member: Option<Member<S::Container>>,
+    workspace: WorkspaceKey,
+    since: Instant,
     miss: Option<MissReason>,
 }
 
@@ -29,7 +32,7 @@ impl<S: Source> Lease<S> {
     ) -> Self {
         member.workspace = Some(workspace);
         member.uses += 1;
-        Self { shared, member: Some(member), miss }
+        Self { shared, member: Some(member), workspace, since: Instant::now(), miss }
     }
 
     /// The container.
@@ -54,49 +57,55 @@ impl<S: Source> Lease<S> {
                 let mut state = self.shared.state.lock();
                 state.leased -= 1;
                 state.resetting += 1;
+                state.stats.took(Phase::Lease, self.since.elapsed());
                 // Under the lock, so that a drain never sees it neither leased nor a task.
-                self.shared.tasks.spawn(reset(Arc::clone(&self.shared), member));
+                self.shared.tasks.spawn(reset(Arc::clone(&self.shared), member, self.workspace));
             }
-            Verdict::Destroy(reason) => {
-                self.shared.destroy(member, reason);
-                self.shared.state.lock().leased -= 1;
-            }
+            Verdict::Destroy(reason) => self.destroy(member, reason),
         }
         self.shared.settled.notify_one();
         verdict
+    }
+
+    fn destroy(&self, member: Member<S::Container>, reason: DestroyReason) {
+        self.shared.destroy(member, reason, |state| {
+            state.lease_ended(self.workspace);
+            state.stats.took(Phase::Lease, self.since.elapsed());
+        });
     }
 }
 
 impl<S: Source> Drop for Lease<S> {
     fn drop(&mut self) {
         if let Some(member) = self.member.take() {
-            self.shared.destroy(member, DestroyReason::LeaseDropped);
-            self.shared.state.lock().leased -= 1;
+            self.destroy(member, DestroyReason::LeaseDropped);
             self.shared.settled.notify_one();
         }
     }
 }
 
 /// Resets a container and makes it idle again, or destroys it.
-async fn reset<S: Source>(shared: Arc<Shared<S>>, mut member: Member<S::Container>) {
+async fn reset<S: Source>(
+    shared: Arc<Shared<S>>,
+    mut member: Member<S::Container>,
+    workspace: WorkspaceKey,
+) {
     let began = Instant::now();
     let outcome = tokio::select! {
-        outcome = member.container.reset() => outcome,
-        () = shared.closing.cancelled() => {
-            shared.state.lock().resetting -= 1;
-            return shared.destroy(member, DestroyReason::Shutdown);
-        }
+        outcome = member.container.reset() => Some(outcome),
+        () = shared.closing.cancelled() => None,
     };
-    {
-        let mut state = shared.state.lock();
+    let settle = |state: &mut State<S::Container>| {
         state.resetting -= 1;
+        state.disengage(workspace);
         state.stats.took(Phase::Reset, began.elapsed());
-    }
+    };
     match outcome {
-        Ok(()) => shared.offer(member),
-        Err(reason) => {
+        Some(Ok(())) => shared.offer(member, settle),
+        Some(Err(reason)) => {
             tracing::warn!(container = %member.container.id(), %reason, "a reset was not proved");
-            shared.destroy(member, DestroyReason::ResetNotProved);
+            shared.destroy(member, DestroyReason::ResetNotProved, settle);
         }
+        None => shared.destroy(member, DestroyReason::Shutdown, settle),
     }
 }

@@ -9,7 +9,7 @@ pub struct Counts {
     pub starting: usize,
     /// Containers on their way to idle: resetting.
     pub resetting: usize,
-    /// Calls in line. None of the idle containers fits any of them.
+    /// Calls in line. None of the idle containers may be given to any of them.
     pub waiting: usize,
     /// Slots without a container.
     pub free: usize,
@@ -20,8 +20,8 @@ pub struct Counts {
 /// The bounds of the plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// `pool.min_idle`
-    pub min_idle: usize,
+    /// Idle containers that there should be; see [`target`](super::sizing::target).
+    pub target: usize,
     /// `pool.refill_concurrency`
     pub refill_concurrency: usize,
 }
@@ -36,15 +36,15 @@ pub struct Plan {
 }
 
 /// Decides. Every call in line has a container on its way as far as slots allow; besides, idle
-/// ones and those on their way to idle reach the floor.
+/// ones and those on their way to idle reach the target.
 pub fn plan(counts: Counts, bounds: Bounds) -> Plan {
     let Counts { idle, starting, resetting, waiting, free, dying } = counts;
     // A container that is being reset may be bound to a workspace that nobody in line wants, so
     // only starting ones count for the line.
     let for_line = waiting.saturating_sub(starting);
     let coming = (starting + resetting).saturating_sub(waiting);
-    let for_floor = bounds.min_idle.saturating_sub(idle + coming);
-    let wanted = for_line + for_floor;
+    let for_target = bounds.target.saturating_sub(idle + coming);
+    let wanted = for_line + for_target;
     let start = wanted.min(free).min(bounds.refill_concurrency.saturating_sub(starting));
     let evict = for_line.saturating_sub(free + dying).min(idle);
     Plan { start, evict }
@@ -60,10 +60,10 @@ mod tests {
         #[test]
         fn stays_within_slots_and_concurrency_and_never_stalls_a_caller(
             idle in 0usize..6, starting in 0usize..6, resetting in 0usize..6, waiting in 0usize..6,
-            free in 0usize..6, dying in 0usize..3, min_idle in 0usize..4, refill in 1usize..4,
+            free in 0usize..6, dying in 0usize..3, target in 0usize..4, refill in 1usize..4,
         ) {
             let counts = Counts { idle, starting, resetting, waiting, free, dying };
-            let plan = plan(counts, Bounds { min_idle, refill_concurrency: refill });
+            let plan = plan(counts, Bounds { target, refill_concurrency: refill });
             prop_assert!(plan.start <= free);
             prop_assert!(plan.start == 0 || starting + plan.start <= refill);
             prop_assert!(plan.evict <= idle);
@@ -74,7 +74,7 @@ mod tests {
             }
             if waiting == 0 {
                 prop_assert_eq!(plan.evict, 0);
-                prop_assert!(idle + plan.start <= idle.max(min_idle));
+                prop_assert!(idle + plan.start <= idle.max(target));
             }
         }
     }

@@ -21,6 +21,8 @@ pub enum Phase {
     Checkout,
     /// Waiting in line for a container.
     Queue,
+    /// From the checkout of a container to the end of its lease.
+    Lease,
     /// Sending the workspace.
     Send,
     /// From the call to the first model request.
@@ -40,7 +42,28 @@ pub(crate) struct Stats {
     hits: u64,
     misses: BTreeMap<String, u64>,
     destroyed: BTreeMap<String, u64>,
-    samples: BTreeMap<Phase, VecDeque<Duration>>,
+    samples: BTreeMap<Phase, Samples>,
+}
+
+/// The latest samples of a phase. Sorted all the time, since they are asked for under the lock at
+/// every turn of the pool.
+#[derive(Debug, Default)]
+struct Samples {
+    recent: VecDeque<Duration>,
+    sorted: Vec<Duration>,
+}
+
+impl Samples {
+    fn add(&mut self, sample: Duration) {
+        if self.recent.len() == SAMPLES
+            && let Some(oldest) = self.recent.pop_front()
+            && let Ok(index) = self.sorted.binary_search(&oldest)
+        {
+            self.sorted.remove(index);
+        }
+        self.recent.push_back(sample);
+        self.sorted.insert(self.sorted.partition_point(|other| *other < sample), sample);
+    }
 }
 
 impl Stats {
@@ -57,11 +80,7 @@ impl Stats {
     }
 
     pub(crate) fn took(&mut self, phase: Phase, duration: Duration) {
-        let samples = self.samples.entry(phase).or_default();
-        if samples.len() == SAMPLES {
-            samples.pop_front();
-        }
-        samples.push_back(duration);
+        self.samples.entry(phase).or_default().add(duration);
     }
 
     pub(crate) fn hits(&self) -> u64 {
@@ -76,14 +95,20 @@ impl Stats {
         &self.destroyed
     }
 
+    /// What `percent` of the samples of `phase` are at most.
+    pub(crate) fn percentile(&self, phase: Phase, percent: usize) -> Option<Duration> {
+        let sorted = &self.samples.get(&phase)?.sorted;
+        let index = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+        sorted.get(index).copied()
+    }
+
     pub(crate) fn latencies(&self) -> BTreeMap<String, Percentiles> {
-        let percentiles = |samples: &VecDeque<Duration>| {
-            let mut sorted: Vec<f64> = samples.iter().map(|s| s.as_secs_f64() * 1e3).collect();
-            sorted.sort_by(f64::total_cmp);
-            let at = |percent: usize| sorted[(sorted.len() * percent).div_ceil(100).max(1) - 1];
-            Percentiles { p50: at(50), p95: at(95), p99: at(99) }
+        let at = |phase, percent| {
+            self.percentile(phase, percent).map_or(0.0, |duration| duration.as_secs_f64() * 1e3)
         };
-        self.samples.iter().map(|(phase, samples)| (name(phase), percentiles(samples))).collect()
+        let percentiles =
+            |phase| Percentiles { p50: at(phase, 50), p95: at(phase, 95), p99: at(phase, 99) };
+        self.samples.keys().map(|phase| (name(phase), percentiles(*phase))).collect()
     }
 }
 
@@ -107,5 +132,18 @@ mod tests {
         }
         let percentiles = stats.latencies()["send"];
         assert_eq!((percentiles.p50, percentiles.p95, percentiles.p99), (50.0, 95.0, 99.0));
+    }
+    #[test]
+    fn old_samples_fall_out() {
+        let mut stats = Stats::default();
+        for ms in (0..3000).rev().chain([7, 7]) {
+            stats.took(Phase::Send, Duration::from_millis(ms));
+        }
+        let samples = &stats.samples[&Phase::Send];
+        let mut expected: Vec<_> = samples.recent.iter().copied().collect();
+        expected.sort_unstable();
+        assert_eq!((&samples.sorted, expected.len()), (&expected, SAMPLES));
+        assert_eq!(stats.percentile(Phase::Send, 100), Some(Duration::from_millis(1021)));
+        assert_eq!(stats.percentile(Phase::Apply, 50), None);
     }
 }

@@ -1,4 +1,5 @@
-//! Keeps containers ready: one task that starts what the [plan](super::plan) says.
+//! Keeps containers ready: one task that starts what the [plan](super::plan) says, and removes what
+//! the [target](super::sizing) does not need any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,26 +9,26 @@ use tokio::time::Instant;
 
 use crate::verdict::{DestroyReason, unfit};
 
+use super::acquire::AcquireError;
+use super::backoff::{backoff, random};
 use super::plan::{Bounds, Counts, plan};
-use super::source::{Pooled, Source};
+use super::queue::Ticket;
+use super::sizing::{Unused, surplus};
+use super::source::{Pooled, Source, StartError};
+use super::state::State;
 use super::stats::Phase;
-use super::{AcquireError, Member, Shared, Slot};
+use super::{Member, Shared, Slot};
 
-/// How often idle containers are looked at for their age when nothing else happens.
+/// How often idle containers are looked at for their age when nothing else happens, at least; more
+/// often with a short `pool.idle_ttl`.
 const INSPECTION: Duration = Duration::from_secs(30);
 
-/// The wait after the first failed start; doubles with each, up to [`LONGEST_BACKOFF`].
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// The pause between two removals of what is surplus: they are no work that is urgent.
+const GENTLE: Duration = Duration::from_secs(1);
 
-/// After a checkout the floor is refilled only so much later, since starting a container would
-/// take the processors from the job that has just begun. A call in line waits for nothing.
+/// After a lonely checkout the target is refilled only so much later, since starting a container
+/// would take the processors from the job that has just begun. A call in line waits for nothing.
 pub(super) const QUIET: Duration = Duration::from_millis(300);
-
-/// The longest wait between failed starts.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
-
-/// The longest wait between failed starts while a call is in line.
-const LONGEST_BACKOFF_IN_LINE: Duration = Duration::from_secs(5);
 
 /// Runs until the pool is closed.
 pub(super) async fn keep_warm<S: Source>(shared: Arc<Shared<S>>) {
@@ -35,6 +36,7 @@ pub(super) async fn keep_warm<S: Source>(shared: Arc<Shared<S>>) {
         let wait = step(&shared);
         let Some(wait) = wait else { return };
         tokio::select! {
+            biased;
             () = shared.changed.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
@@ -46,7 +48,8 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
     let policy = shared.policy();
     let mut leaving = Vec::new();
     let mut begun = Vec::new();
-    let mut wait = INSPECTION;
+    let mut wait = INSPECTION.min(shared.config.idle_ttl / 20);
+    let ticket;
     {
         let mut state = shared.state.lock();
         if state.closed {
@@ -59,32 +62,31 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
                 None => index += 1,
             }
         }
-        let known = state.idle.len() + state.starting + state.leased + state.resetting;
-        let free = shared.slots.status().available;
-        let counts = Counts {
-            idle: state.idle.len(),
-            starting: state.starting,
-            resetting: state.resetting,
-            waiting: state.queue.len(),
-            free,
-            dying: (shared.config.max_size - free).saturating_sub(known),
-        };
-        let bounds = Bounds {
-            min_idle: shared.config.min_idle,
-            refill_concurrency: shared.config.refill_concurrency,
-        };
-        let plan = plan(counts, bounds);
-        for _ in 0..plan.evict {
-            // The oldest has gone unused the longest.
-            let oldest = (0..state.idle.len()).max_by_key(|i| state.idle[*i].armed_at.elapsed());
-            if let Some(index) = oldest {
-                leaving.push((state.idle.swap_remove(index), DestroyReason::OtherWorkspace));
-            }
+        if let Some(oldest) = state.idle.iter().map(|member| member.armed_at.elapsed()).max() {
+            wait = wait.min(policy.max_age.saturating_sub(oldest));
         }
-        let now = Instant::now();
+        let target = shared.target(&state);
+        let bounds = Bounds { target, refill_concurrency: shared.config.refill_concurrency };
+        let backing_off = state.not_before.filter(|not_before| *not_before > Instant::now());
+        let plan = loop {
+            shared.serve(&mut state);
+            let plan = plan(counts(shared, &state), bounds);
+            // Without a start its place would be of use to nobody.
+            if plan.evict == 0 || backing_off.is_some() {
+                break plan;
+            }
+            let Some(index) = least_wanted(&state) else { break plan };
+            leaving.push((state.idle.swap_remove(index), DestroyReason::OtherWorkspace));
+        };
+        if let Some(index) = surplus(&unused(&state), target, shared.config.idle_ttl) {
+            leaving.push((state.idle.swap_remove(index), DestroyReason::Surplus));
+            wait = wait.min(GENTLE);
+        }
         let quiet_until = state.quiet_until.filter(|_| state.queue.is_empty());
-        match state.not_before.max(quiet_until) {
-            Some(not_before) if not_before > now => wait = wait.min(not_before - now),
+        match backing_off.max(quiet_until) {
+            Some(not_before) if not_before > Instant::now() => {
+                wait = wait.min(not_before - Instant::now());
+            }
             _ => {
                 for _ in 0..plan.start {
                     let Ok(slot) = shared.slots.try_get() else { break };
@@ -93,30 +95,48 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
                 }
             }
         }
+        ticket = state.queue.next_ticket();
     }
     for (member, reason) in leaving {
-        shared.destroy(member, reason);
+        shared.destroy(member, reason, |_| {});
     }
     for slot in begun {
-        shared.tasks.spawn(start(Arc::clone(shared), slot));
+        shared.tasks.spawn(start(Arc::clone(shared), slot, ticket));
     }
     Some(wait)
 }
 
-/// Starts one container and offers it.
-async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>) {
-    let began = Instant::now();
-    let started = shared.source.start().await;
-    match started {
+fn counts<S: Source>(shared: &Shared<S>, state: &State<S::Container>) -> Counts {
+    Counts {
+        idle: state.idle.len(),
+        starting: state.starting,
+        resetting: state.resetting,
+        waiting: state.queue.len(),
+        free: shared.free(),
+        dying: shared.dying(state),
+    }
+}
+
+/// The idle container that makes room: one that nobody in line wants, unused the longest.
+fn least_wanted<C>(state: &State<C>) -> Option<usize> {
+    let wanted = |index: &usize| state.queue.wants(state.idle[*index].workspace);
+    (0..state.idle.len())
+        .max_by_key(|index| (!wanted(index), state.idle[*index].idle_since.elapsed()))
+}
+
+fn unused<C>(state: &State<C>) -> Vec<Unused> {
+    let unused = |member: &Member<C>| Unused {
+        workspace: member.workspace,
+        idle_for: member.idle_since.elapsed(),
+    };
+    state.idle.iter().map(unused).collect()
+}
+
+/// Starts one container and offers it. `began` is the ticket of the first call that came later.
+async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>, began: Ticket) {
+    let begun_at = Instant::now();
+    match shared.source.start().await {
         Ok(container) => {
-            {
-                let mut state = shared.state.lock();
-                state.starting -= 1;
-                state.failures = 0;
-                state.not_before = None;
-                state.last_error = None;
-                state.stats.took(Phase::Start, began.elapsed());
-            }
             // The watch tells the warmer, which finds the container unfit.
             let lost = container.lost();
             let watch = Arc::downgrade(&shared);
@@ -127,31 +147,50 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>)
                     shared.changed.notify_one();
                 }
             });
-            shared.offer(Member {
+            let now = Instant::now();
+            let member = Member {
                 container,
-                armed_at: Instant::now(),
+                armed_at: now,
                 uses: 0,
                 workspace: None,
+                idle_since: now,
                 slot,
+            };
+            shared.offer(member, |state| {
+                state.starting -= 1;
+                state.failures = 0;
+                state.not_before = None;
+                state.last_error = None;
+                state.queue.start_succeeded();
+                state.stats.took(Phase::Start, begun_at.elapsed());
             });
         }
         Err(error) => {
             tracing::warn!(%error, "a container could not be started");
             drop(slot);
-            let mut state = shared.state.lock();
-            state.starting -= 1;
-            state.failures = state.failures.saturating_add(1);
-            let exponent = state.failures.saturating_sub(1).min(16);
-            let longest =
-                if state.queue.is_empty() { LONGEST_BACKOFF } else { LONGEST_BACKOFF_IN_LINE };
-            let backoff = (FIRST_BACKOFF * 2u32.pow(exponent)).min(longest);
-            state.not_before = Some(Instant::now() + backoff);
-            if error.is_permanent() {
-                state.queue.answer_all(|| Err(AcquireError::Start(error.clone())));
-            }
-            state.last_error = Some(error);
-            drop(state);
-            shared.changed.notify_one();
+            failed(&shared, error, began);
         }
     }
+}
+
+/// Backs off, and tells those in line whom waiting does not help.
+fn failed<S: Source>(shared: &Shared<S>, error: StartError, began: Ticket) {
+    let mut state = shared.state.lock();
+    let state = &mut *state;
+    state.starting -= 1;
+    state.failures = state.failures.saturating_add(1);
+    let (queue, engaged) = (&mut state.queue, &state.engaged);
+    let hope = |workspace| shared.may_come_back(engaged, workspace);
+    let told = queue.start_failed(began, error.is_permanent(), state.starting, hope);
+    for sender in told {
+        // A receiver that is gone has given its place up.
+        let _ = sender.send(Err(AcquireError::Start(error.clone())));
+    }
+    // A call that came meanwhile may have mended it, and has a try of its own.
+    let has_since = state.queue.has_since(began);
+    let wait = backoff(state.failures, !state.queue.is_empty(), random());
+    state.not_before = (!has_since).then(|| Instant::now() + wait);
+    state.last_error = Some(error);
+    shared.moved.send_replace(());
+    shared.changed.notify_one();
 }

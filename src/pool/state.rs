@@ -1,0 +1,242 @@
+//! What the pool knows at one moment, and what is done with it under its lock.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::config::Recycle;
+use crate::verdict::{DestroyReason, Health, Policy, unfit};
+
+use super::acquire::Grant;
+use super::choice::{self, Candidate, Others, WorkspaceKey};
+use super::place::{Pace, Place, estimate};
+use super::queue::{Queue, Ticket};
+use super::sizing::{self, Calls, Limits};
+use super::source::{Pooled, Source, StartError};
+use super::stats::{Phase, Stats};
+use super::{Member, Shared, reaper, warmer};
+
+#[derive(Debug)]
+pub(crate) struct State<C> {
+    pub(crate) idle: Vec<Member<C>>,
+    pub(crate) queue: Queue<Grant<C>>,
+    pub(crate) starting: usize,
+    pub(crate) leased: usize,
+    pub(crate) resetting: usize,
+    /// The workspaces of those that are leased or being reset.
+    pub(crate) engaged: Vec<WorkspaceKey>,
+    pub(crate) stats: Stats,
+    pub(crate) calls: Calls,
+    /// Whether the engine runs in a desktop's virtual machine.
+    pub(crate) desktop: bool,
+    pub(crate) last_error: Option<StartError>,
+    /// Starts that failed in a row; sets the backoff.
+    pub(crate) failures: u32,
+    /// No start before this, after a failure.
+    pub(crate) not_before: Option<Instant>,
+    /// No start for the target before this, after a checkout.
+    pub(crate) quiet_until: Option<Instant>,
+    pub(crate) closed: bool,
+}
+
+impl<C> State<C> {
+    pub(crate) fn new(max_queue: usize) -> Self {
+        Self {
+            idle: Vec::new(),
+            queue: Queue::new(max_queue),
+            starting: 0,
+            leased: 0,
+            resetting: 0,
+            engaged: Vec::new(),
+            stats: Stats::default(),
+            calls: Calls::none(),
+            desktop: false,
+            last_error: None,
+            failures: 0,
+            not_before: None,
+            quiet_until: None,
+            closed: false,
+        }
+    }
+
+    /// Takes an idle container for a job on `workspace`.
+    pub(crate) fn grant(&mut self, index: usize, workspace: WorkspaceKey) -> Member<C> {
+        self.leased += 1;
+        self.engaged.push(workspace);
+        self.idle.swap_remove(index)
+    }
+
+    /// A container of `workspace` is not leased any more, and not being reset.
+    pub(crate) fn lease_ended(&mut self, workspace: WorkspaceKey) {
+        self.leased -= 1;
+        self.disengage(workspace);
+    }
+
+    /// A container of `workspace` is neither leased nor being reset any more.
+    pub(crate) fn disengage(&mut self, workspace: WorkspaceKey) {
+        if let Some(index) = self.engaged.iter().position(|engaged| *engaged == workspace) {
+            self.engaged.swap_remove(index);
+        }
+    }
+
+    pub(crate) fn others(&self) -> Others {
+        Others {
+            starting: self.starting,
+            resetting: self.resetting,
+            leased: self.leased,
+            failing: self.failures > 0,
+        }
+    }
+
+    /// Whether nothing is started for now, since the last start has failed.
+    pub(crate) fn is_backing_off(&self) -> bool {
+        self.not_before.is_some_and(|not_before| not_before > Instant::now())
+    }
+}
+
+impl<S: Source> Shared<S> {
+    pub(crate) fn policy(&self) -> Policy {
+        Policy {
+            recycle: self.config.recycle,
+            max_age: self.config.max_age,
+            max_uses: self.config.max_uses,
+        }
+    }
+
+    /// What [`choice::choose`] decides on; the same order as `state.idle`.
+    pub(crate) fn candidates(&self, state: &State<S::Container>) -> Vec<Candidate> {
+        let policy = self.policy();
+        let candidate = |member: &Member<S::Container>| Candidate {
+            workspace: member.workspace,
+            age: member.armed_at.elapsed(),
+            unfit: unfit(member.health(), policy).is_some(),
+        };
+        state.idle.iter().map(candidate).collect()
+    }
+
+    /// Slots without a container.
+    pub(crate) fn free(&self) -> usize {
+        self.slots.status().available
+    }
+
+    /// Containers whose removal is under way and will free a slot.
+    pub(crate) fn dying(&self, state: &State<S::Container>) -> usize {
+        let known = state.idle.len() + state.starting + state.leased + state.resetting;
+        (self.config.max_size - self.free()).saturating_sub(known)
+    }
+
+    /// How many in line have a container coming without any of the idle ones. While nothing can be
+    /// started that is nobody, and nobody is waited for: whom an idle one fits gets it.
+    pub(crate) fn coming(&self, state: &State<S::Container>) -> usize {
+        if state.is_backing_off() {
+            return usize::MAX;
+        }
+        state.starting + self.free() + self.dying(state)
+    }
+
+    /// How many idle containers there should be now.
+    pub(crate) fn target(&self, state: &State<S::Container>) -> usize {
+        let start = state.stats.percentile(Phase::Start, 95).unwrap_or(sizing::UNKNOWN_START);
+        let demand = state.calls.demand(self.config.idle_ttl, warmer::QUIET + start);
+        let limits = Limits {
+            min_idle: self.config.min_idle,
+            room: self.config.max_size.saturating_sub(state.leased + self.dying(state)),
+            idle_ttl: self.config.idle_ttl,
+            adaptive: self.config.adaptive,
+            desktop: state.desktop,
+        };
+        sizing::target(&demand, &limits)
+    }
+
+    /// Where a caller stands in line; `None` if it is not in line any more.
+    pub(crate) fn place(&self, ticket: Ticket) -> Option<Place> {
+        let state = self.state.lock();
+        let ahead = state.queue.ahead_of(ticket)?;
+        let startable = self.free() + self.dying(&state);
+        let startable = if state.is_backing_off() { 0 } else { startable };
+        let pace = Pace {
+            coming: state.starting + state.resetting + startable,
+            start: state.stats.percentile(Phase::Start, 50),
+            leased: state.leased,
+            lease: state.stats.percentile(Phase::Lease, 50),
+        };
+        Some(Place { ahead, estimate: estimate(ahead, pace) })
+    }
+
+    /// Whether a caller for `workspace` may get a container however starts go: one of its workspace,
+    /// of those that are `engaged`, may come back.
+    pub(crate) fn may_come_back(&self, engaged: &[WorkspaceKey], workspace: WorkspaceKey) -> bool {
+        self.config.recycle == Recycle::Reset && engaged.contains(&workspace)
+    }
+
+    /// Gives idle containers to those in line, in their order. A caller whom none fits is overtaken
+    /// only if a container is coming for it; else one that does not fit is to make room for it.
+    pub(crate) fn serve(&self, state: &mut State<S::Container>) {
+        let mut ahead = 0;
+        while !state.idle.is_empty() && ahead <= self.coming(state) {
+            let Some(workspace) = state.queue.workspace_at(ahead) else { return };
+            let Some(index) = choice::choose(&self.candidates(state), workspace) else {
+                ahead += 1;
+                continue;
+            };
+            let Some(sender) = state.queue.take(ahead) else { return };
+            let member = state.grant(index, workspace);
+            if let Err(Ok(member)) = sender.send(Ok(member)) {
+                // Given up in this moment.
+                state.lease_ended(workspace);
+                state.idle.push(member);
+            }
+            self.moved.send_replace(());
+        }
+    }
+
+    /// Makes a clean container idle, and gives it to the first in line that it fits. `settle` says
+    /// what it was until now, so that it is never counted twice and never not at all.
+    pub(crate) fn offer(
+        self: &Arc<Self>,
+        mut member: Member<S::Container>,
+        settle: impl FnOnce(&mut State<S::Container>),
+    ) {
+        let mut state = self.state.lock();
+        let reason = match state.closed {
+            true => Some(DestroyReason::Shutdown),
+            false => unfit(member.health(), self.policy()),
+        };
+        if let Some(reason) = reason {
+            drop(state);
+            return self.destroy(member, reason, settle);
+        }
+        settle(&mut state);
+        member.idle_since = Instant::now();
+        state.idle.push(member);
+        self.serve(&mut state);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Removes a container in the background; its slot is free again when it is gone. `settle` says
+    /// what it was until now.
+    pub(crate) fn destroy(
+        self: &Arc<Self>,
+        member: Member<S::Container>,
+        reason: DestroyReason,
+        settle: impl FnOnce(&mut State<S::Container>),
+    ) {
+        tracing::debug!(container = %member.container.id(), ?reason, "container is destroyed");
+        let mut state = self.state.lock();
+        state.stats.destroyed_for(reason);
+        settle(&mut state);
+        // Under the lock, so that a drain never sees it neither counted nor a task.
+        self.tasks.spawn(reaper::remove(Arc::clone(self), member));
+    }
+}
+
+impl<C: Pooled> Member<C> {
+    pub(crate) fn health(&self) -> Health {
+        Health {
+            answering: self.container.answering(),
+            age: self.armed_at.elapsed(),
+            uses: self.uses,
+        }
+    }
+}
