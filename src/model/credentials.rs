@@ -13,6 +13,7 @@
 mod api_key;
 mod auth_file;
 mod chatgpt;
+mod install;
 mod jwt;
 mod lock;
 mod refresh;
@@ -31,6 +32,7 @@ use crate::failure::{ErrorKind, Failure};
 use crate::model::redact::{REDACTED, redact};
 
 pub use self::chatgpt::LoginError;
+pub use self::install::{InstallError, NewLogin, make_ready, present};
 pub use self::refresh::TOKEN_ENDPOINT;
 pub use self::status::Status;
 

@@ -15,6 +15,7 @@ mod interrupted;
 mod kill;
 mod leftovers;
 mod lfs;
+mod login;
 mod main_job;
 mod memory;
 mod odd_tree;

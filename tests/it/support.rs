@@ -1,6 +1,7 @@
 //! A server under test: the binary, its client end, its scripted model, its workspace.
 
 pub(crate) mod docker;
+pub(crate) mod issuer;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
