@@ -42,6 +42,9 @@ const OPENAI: &str = "https://api.openai.com/v1";
 /// The provider of ChatGPT logins, which the default stands for with one.
 const CHATGPT: &str = "https://chatgpt.com/backend-api/codex";
 
+/// Codex's own variable for another place where a ChatGPT login is refreshed.
+const TOKEN_VARIABLE: &str = "CODEX_REFRESH_TOKEN_URL_OVERRIDE";
+
 /// The header in which Codex names the account of a ChatGPT login.
 const ACCOUNT: HeaderName = HeaderName::from_static("chatgpt-account-id");
 
@@ -127,6 +130,12 @@ pub enum CredentialError {
         /// What is wrong; nothing of its content.
         what: &'static str,
     },
+    /// The variable that names another token server cannot be used.
+    #[error(
+        "{TOKEN_VARIABLE} must be a URL that begins with https:// (http:// only for a server on \
+         this machine), since the ChatGPT login is sent there; mend it or unset it"
+    )]
+    TokenEndpoint,
     /// The file is there but cannot be read.
     #[error("{path} cannot be read: {source}; mend it or set OPENAI_API_KEY in the environment")]
     Unreadable {
@@ -159,7 +168,7 @@ pub fn find(
         return Ok(Credential::none());
     }
     if auth != Auth::ChatGpt {
-        if let Some(key) = api_key::in_environment(lookup) {
+        if let Some(key) = api_key::in_environment(&lookup) {
             return Credential::checked(key, Source::Environment);
         }
         if let Some(path) = files.docker_env
@@ -179,7 +188,8 @@ pub fn find(
             Err(CredentialError::OtherProvider { path })
         }
         (Auth::Auto | Auth::ChatGpt, Some(Form::ChatGpt(stored))) => {
-            let login = Arc::new(Login::new(files.codex_home, TOKEN_ENDPOINT, stored));
+            let endpoint = token_endpoint(lookup(TOKEN_VARIABLE))?;
+            let login = Arc::new(Login::new(files.codex_home, &endpoint, stored));
             Ok(Credential { kind: Kind::ChatGpt(login), source: Source::Login(path), warnings })
         }
         (Auth::ChatGpt, _) => Err(CredentialError::NoLogin { path }),
@@ -331,6 +341,23 @@ impl Access {
         if let Some(account) = self.tokens.as_ref().and_then(|t| t.stored.account.as_deref()) {
             add(ACCOUNT, account);
         }
+    }
+}
+
+/// Where a login is refreshed. Codex's own variable is honoured, so that both ask the same server.
+fn token_endpoint(variable: Option<String>) -> Result<String, CredentialError> {
+    let Some(named) = variable.filter(|named| !named.trim().is_empty()) else {
+        return Ok(TOKEN_ENDPOINT.to_owned());
+    };
+    let url = reqwest::Url::parse(named.trim()).map_err(|_| CredentialError::TokenEndpoint)?;
+    let here = match url.host_str().unwrap_or_default() {
+        "localhost" | "[::1]" => true,
+        host => host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback()),
+    };
+    match url.scheme() {
+        "https" => Ok(url.into()),
+        "http" if here => Ok(url.into()),
+        _ => Err(CredentialError::TokenEndpoint),
     }
 }
 

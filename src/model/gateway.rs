@@ -29,6 +29,7 @@ mod answer;
 mod encoding;
 mod headers;
 mod limits;
+mod probe;
 mod provider;
 mod refusal;
 pub mod request;

@@ -4,6 +4,7 @@
 // Helpers of tests, which clippy does not take for tests.
 #![allow(clippy::unwrap_used)]
 
+mod probe;
 mod scripted;
 
 use std::os::unix::fs::PermissionsExt;

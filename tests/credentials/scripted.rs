@@ -135,7 +135,7 @@ impl State {
             };
             let status = if good { 200 } else { 401 };
             self.requests.lock().push((authorization, account, status));
-            (status, "data: x\n\n".to_owned())
+            (status, "data: {\"type\":\"response.completed\"}\n\n".to_owned())
         };
         let mut response = Response::new(Full::from(text));
         let events = hyper::header::HeaderValue::from_static("text/event-stream");

@@ -98,3 +98,24 @@ fn a_chatgpt_login_goes_to_another_provider_only_if_asked_by_name() {
     let found = find(&config, with(""), files).unwrap();
     assert_eq!(found.base_url(&config.base_url), config.base_url);
 }
+
+#[test]
+fn a_login_is_refreshed_where_codex_refreshes_it_and_never_in_the_clear() {
+    let endpoint = |text: &str| token_endpoint(Some(text.to_owned())).ok();
+    assert_eq!(token_endpoint(None).unwrap(), TOKEN_ENDPOINT);
+    assert_eq!(endpoint(" ").unwrap(), TOKEN_ENDPOINT);
+    for good in ["https://other.example/oauth/token", "http://127.0.0.1:9/t", "http://localhost/t"]
+    {
+        assert_eq!(endpoint(good).unwrap(), good);
+    }
+    for bad in ["http://other.example/t", "http://127.0.0.1.example/t", "file:///t", "x"] {
+        assert_eq!(endpoint(bad), None, "{bad}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let files = Files { docker_env: None, codex_home: dir.path() };
+    let text = r#"{"tokens":{"access_token":"a","refresh_token":"r"}}"#;
+    std::fs::write(dir.path().join("auth.json"), text).unwrap();
+    let lookup = |name: &str| (name == TOKEN_VARIABLE).then(|| "http://example/t".to_owned());
+    let error = find(&model(Auth::Auto), lookup, files).unwrap_err();
+    assert!(error.to_string().contains("must be a URL that begins with https://"), "{error}");
+}
