@@ -2,8 +2,9 @@
 
 #![allow(missing_docs)]
 // Helpers of tests, which clippy does not take for tests.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod codex_beside;
 mod probe;
 mod scripted;
 

@@ -16,6 +16,7 @@ mod kill;
 mod leftovers;
 mod lfs;
 mod login;
+mod login_runs;
 mod main_job;
 mod memory;
 mod odd_tree;

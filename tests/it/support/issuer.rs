@@ -1,7 +1,7 @@
 //! A login server that containers reach over the engine's bridge, as Codex's device login asks it.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Full};
@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) approved: Mutex<bool>,
     /// Paths that were asked for.
     pub(crate) asked: Mutex<Vec<String>>,
+    /// Questions for new tokens with a refresh token.
+    pub(crate) refreshes: Mutex<Vec<Value>>,
     /// Device codes are not offered.
     pub(crate) disabled: Mutex<bool>,
 }
@@ -38,8 +40,13 @@ pub(crate) struct Issuer {
 impl Issuer {
     /// Listens at the address of this machine on the engine's bridge.
     pub(crate) async fn start() -> Self {
+        Self::start_at(docker::bridge_gateway()).await
+    }
+
+    /// Listens at this address of this machine.
+    pub(crate) async fn start_at(address: IpAddr) -> Self {
         let state = Arc::new(State::default());
-        let listener = TcpListener::bind((docker::bridge_gateway(), 0)).await.unwrap();
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {
@@ -65,9 +72,14 @@ impl Issuer {
 
 /// A token that says whose it is and that it is good for ten days.
 pub(crate) fn token(secret: &str) -> String {
+    token_for(secret, 864_000)
+}
+
+/// A token that is good for so many seconds from now.
+pub(crate) fn token_for(secret: &str, seconds: i64) -> String {
     use base64::Engine as _;
     let claims = json!({
-        "exp": jiff::Timestamp::now().as_second() + 864_000,
+        "exp": jiff::Timestamp::now().as_second() + seconds,
         "email": "me@example.org",
         "n": secret,
         "https://api.openai.com/auth": {"chatgpt_account_id": "acc-1", "chatgpt_plan_type": "pro"},
@@ -77,6 +89,16 @@ pub(crate) fn token(secret: &str) -> String {
 }
 
 impl State {
+    /// New tokens for the first who asks; the refresh token is used up then.
+    fn refresh(&self, body: &[u8]) -> (u16, Value) {
+        let mut refreshes = self.refreshes.lock();
+        refreshes.push(serde_json::from_slice(body).unwrap());
+        match refreshes.len() {
+            1 => (200, json!({"access_token": token("new"), "refresh_token": "refresh-secret-2"})),
+            _ => (401, json!({"error": {"code": "refresh_token_reused"}})),
+        }
+    }
+
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
         let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -90,6 +112,7 @@ impl State {
                 json!({"authorization_code": "ac", "code_challenge": "cc", "code_verifier": "cv"}),
             ),
             "/api/accounts/deviceauth/token" => (403, json!({})),
+            "/oauth/token" if body.starts_with(b"{") => self.refresh(&body),
             "/oauth/token" => {
                 assert!(String::from_utf8_lossy(&body).contains("code=ac"));
                 let tokens = json!({"id_token": token("id"), "access_token": token("access"),
