@@ -188,7 +188,8 @@ pub fn find(
             Err(CredentialError::OtherProvider { path })
         }
         (Auth::Auto | Auth::ChatGpt, Some(Form::ChatGpt(stored))) => {
-            let endpoint = token_endpoint(lookup(TOKEN_VARIABLE))?;
+            let endpoint =
+                refresh::endpoint(lookup(TOKEN_VARIABLE)).ok_or(CredentialError::TokenEndpoint)?;
             let login = Arc::new(Login::new(files.codex_home, &endpoint, stored));
             Ok(Credential { kind: Kind::ChatGpt(login), source: Source::Login(path), warnings })
         }
@@ -327,6 +328,11 @@ impl Access {
         Self { bearer: Some(tokens.stored.access.clone()), tokens: Some(tokens) }
     }
 
+    /// The account of a ChatGPT login, if it names one.
+    pub(super) fn account(&self) -> Option<&str> {
+        self.tokens.as_ref()?.stored.account.as_deref()
+    }
+
     /// Writes it into `headers`.
     pub(super) fn add_to(&self, headers: &mut HeaderMap) {
         let mut add = |name: HeaderName, text: &str| {
@@ -341,23 +347,6 @@ impl Access {
         if let Some(account) = self.tokens.as_ref().and_then(|t| t.stored.account.as_deref()) {
             add(ACCOUNT, account);
         }
-    }
-}
-
-/// Where a login is refreshed. Codex's own variable is honoured, so that both ask the same server.
-fn token_endpoint(variable: Option<String>) -> Result<String, CredentialError> {
-    let Some(named) = variable.filter(|named| !named.trim().is_empty()) else {
-        return Ok(TOKEN_ENDPOINT.to_owned());
-    };
-    let url = reqwest::Url::parse(named.trim()).map_err(|_| CredentialError::TokenEndpoint)?;
-    let here = match url.host_str().unwrap_or_default() {
-        "localhost" | "[::1]" => true,
-        host => host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback()),
-    };
-    match url.scheme() {
-        "https" => Ok(url.into()),
-        "http" if here => Ok(url.into()),
-        _ => Err(CredentialError::TokenEndpoint),
     }
 }
 

@@ -6,9 +6,83 @@ use tempfile::TempDir;
 
 use crate::need_engine;
 use crate::support::issuer::{Issuer, token_for};
-use crate::support::{Options, Server, await_answer, make_workspace};
+use crate::support::{Options, Server, await_answer, cli_with, make_workspace};
 
 const RUNS: usize = 50;
+
+fn write_login(path: &std::path::Path, token: &str) {
+    let login = json!({
+        "auth_mode": "chatgpt", "OPENAI_API_KEY": null, "last_refresh": "2026-01-01T00:00:00Z",
+        "tokens": {"id_token": token, "access_token": token, "refresh_token": "refresh-secret-1",
+                   "account_id": "acc-1"},
+    });
+    std::fs::write(path, login.to_string()).unwrap();
+}
+
+/// The headers that Codex 0.169.0 itself sends with a ChatGPT login and its built-in provider, to
+/// a backend that named the label "eu"; but for `x-codex-routing-hint`, which repeats the model, and
+/// the encoding of the body.
+const CODEX_SENDS: [&str; 15] = [
+    "accept",
+    "authorization",
+    "chatgpt-account-id",
+    "content-type",
+    "originator",
+    "session-id",
+    "thread-id",
+    "user-agent",
+    "version",
+    "x-client-request-id",
+    "x-codex-beta-features",
+    "x-codex-turn-metadata",
+    "x-codex-window-id",
+    "x-openai-account-routing-override",
+    "x-openai-internal-codex-responses-lite",
+];
+
+#[tokio::test]
+async fn a_chatgpt_backend_gets_what_codex_itself_would_send() {
+    need_engine!();
+    let backend = Issuer::start_at([127, 0, 0, 1].into()).await;
+    let home = TempDir::new().unwrap();
+    let workspace = home.path().join("project");
+    make_workspace(&workspace);
+    let codex_home = home.path().join("codex");
+    std::fs::create_dir(&codex_home).unwrap();
+    write_login(&codex_home.join("auth.json"), &token_for("good", 86_400));
+    let base_url = format!("{}/backend-api/codex", backend.url());
+    let options = Options::default()
+        .no_model()
+        .set("model", format!("base_url = {base_url:?}\nauth = \"chatgpt\""))
+        .env("CODEX_HOME", codex_home.to_str().unwrap());
+    let mut server = Server::start_in(Script::builtin(), options, home, workspace).await;
+    server.ready().await;
+    let result = server.run("Say hi.").await;
+    assert_eq!(result["success"], true, "{result}\n{}", server.log());
+    assert!(result["notes"].is_null(), "{result}");
+    assert!(!format!("{result}{}", server.log()).contains("secret"));
+    let responses = backend.state.responses.lock().clone();
+    assert_eq!(responses.len(), 1);
+    let of_connection = ["host", "content-length", "accept-encoding"];
+    let mut sent: Vec<&str> = responses[0].keys().map(hyper::http::HeaderName::as_str).collect();
+    sent.retain(|name| !of_connection.contains(name));
+    sent.sort_unstable();
+    assert_eq!(sent, CODEX_SENDS);
+    let version = responses[0]["version"].to_str().unwrap();
+    assert!(
+        responses[0]["user-agent"].to_str().unwrap().starts_with(&format!("codex_exec/{version} "))
+    );
+    // The doctor goes the same way.
+    let home = server.home.path().to_owned();
+    let doctor = tokio::task::spawn_blocking(move || {
+        let codex_home = codex_home.to_str().unwrap();
+        cli_with(&home, &["doctor", "--live"], &[("CODEX_HOME", codex_home)])
+    });
+    let doctor = doctor.await.unwrap();
+    let told = String::from_utf8(doctor.stdout).unwrap();
+    assert!(told.contains("127.0.0.1 answered with"), "{told}");
+    server.stop().await;
+}
 
 #[tokio::test]
 async fn fifty_runs_at_once_through_an_expiry_refresh_once() {
@@ -21,13 +95,7 @@ async fn fifty_runs_at_once_through_an_expiry_refresh_once() {
     make_workspace(&workspace);
     let path = home.path().join("codex/auth.json");
     std::fs::create_dir(path.parent().unwrap()).unwrap();
-    let old = token_for("old", -5);
-    let login = json!({
-        "auth_mode": "chatgpt", "OPENAI_API_KEY": null, "last_refresh": "2026-01-01T00:00:00Z",
-        "tokens": {"id_token": old, "access_token": old, "refresh_token": "refresh-secret-1",
-                   "account_id": "acc-1"},
-    });
-    std::fs::write(&path, login.to_string()).unwrap();
+    write_login(&path, &token_for("old", -5));
     let options = Options::default()
         .no_model()
         .set("model", format!("base_url = {:?}\nauth = \"chatgpt\"", model.base_url()))
