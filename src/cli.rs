@@ -219,7 +219,7 @@ impl Command {
             Self::Ps(arguments) => ps::execute(&arguments, &context).await,
             Self::Reap(arguments) => reap::execute(&arguments, &context).await,
             Self::Runs(command) => runs::execute(command, &context).await,
-            Self::Auth(command) => auth::execute(&command, &context),
+            Self::Auth(command) => auth::execute(&command, &context).await,
             Self::Config(command) => config::execute(&command, &context),
             Self::Demo(arguments) => demo::execute(arguments, &context).await,
             Self::ClientConfig(_) | Self::Image(_) => self.execute_without_settings(None).await,

@@ -13,6 +13,7 @@ pub mod command;
 pub mod events;
 pub mod exec;
 pub mod log;
+pub mod login;
 pub mod outcome;
 pub mod progress;
 

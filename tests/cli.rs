@@ -192,3 +192,50 @@ fn auth_status_tells_whose_login_it_is_and_never_shows_it() {
     // Nothing was made or changed by looking.
     assert_eq!(std::fs::read_dir(home.path().join(".codex")).unwrap().count(), 1);
 }
+
+#[test]
+fn doctor_asks_the_provider_only_if_told_to() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let settings = format!("[model]\nbase_url = {base_url:?}\n[codex]\nmodel = \"m-1\"\n");
+    std::fs::write(home.path().join("c.toml"), settings).unwrap();
+    let doctor = |live: &[&str], key: Option<&str>| {
+        let mut command = program(home.path());
+        command.args(["--config", "c.toml", "doctor", "--json"]).args(live);
+        command.envs(key.map(|key| ("OPENAI_API_KEY", key)));
+        let output = command.output().unwrap();
+        // There is no engine.
+        assert_eq!(output.status.code(), Some(3));
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("sk-doctor"));
+        let checks: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let live = checks.as_array().unwrap().iter().find(|check| check["name"] == "live").cloned();
+        live.map(|live| (live["good"] == true, live["found"].as_str().unwrap().to_owned()))
+    };
+    assert_eq!(doctor(&[], Some("sk-doctor")), None);
+    let (good, found) = doctor(&["--live"], None).unwrap();
+    assert!(!good && found.starts_with("no credential for the model provider"), "{found}");
+    listener.set_nonblocking(true).unwrap();
+    assert!(listener.accept().is_err(), "asked without being told to");
+    listener.set_nonblocking(false).unwrap();
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        // The body is one line of JSON that ends with this.
+        while !request.ends_with(b"\"stream\":true}") {
+            let mut some = [0; 4096];
+            let count = stream.read(&mut some).unwrap();
+            request.extend_from_slice(&some[..count]);
+        }
+        let answer = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n\
+                      data: {\"type\":\"response.completed\"}\n\n";
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    let told = doctor(&["--live"], Some("sk-doctor"));
+    assert_eq!(told, Some((true, "127.0.0.1 answered with m-1".to_owned())));
+    let request = serving.join().unwrap();
+    assert!(request.starts_with("POST /v1/responses HTTP/1.1"), "{request}");
+    assert!(request.contains("authorization: Bearer sk-doctor"), "{request}");
+}

@@ -1,5 +1,7 @@
 //! `auth`: the credential for the model provider, without showing it.
 
+mod login;
+
 use super::{Context, Outcome, Stopped, out};
 use crate::failure::Failure;
 use crate::model::credentials::{self, Credential, CredentialError, Files};
@@ -7,6 +9,9 @@ use crate::model::credentials::{self, Credential, CredentialError, Files};
 /// What to do with the credential.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum Command {
+    /// Log in to ChatGPT with a code that is entered in a browser, on any machine: Codex's own
+    /// device login, in a container, whose result goes to auth.json in CODEX_HOME.
+    Login(login::Arguments),
     /// Say which credential would be used, of which account, until when. Asks no one.
     Status {
         /// Print JSON.
@@ -15,8 +20,11 @@ pub enum Command {
     },
 }
 
-pub(super) fn execute(command: &Command, context: &Context) -> Result<Outcome, Stopped> {
-    let Command::Status { json } = command;
+pub(super) async fn execute(command: &Command, context: &Context) -> Result<Outcome, Stopped> {
+    let json = match command {
+        Command::Login(arguments) => return login::execute(arguments, context).await,
+        Command::Status { json } => json,
+    };
     let status = find(context).map_err(Failure::from)?.status();
     if *json {
         return out::json(&status);

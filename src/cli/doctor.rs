@@ -5,11 +5,19 @@ use serde::Serialize;
 use super::{Context, Outcome, Stopped, auth, engine, out};
 use crate::container::check_image;
 use crate::engine::Engine;
+use crate::model::{Gateway, Limits};
 use crate::workspace::root::Roots;
+
+/// The model that Codex 0.169.0 uses if none is named.
+const MODEL: &str = "gpt-6.1-sol";
 
 /// Flags of `doctor`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
+    /// Ask the model provider for one word, too, with the credential that runs use and by the same
+    /// way. Costs what a request of some fifty tokens costs.
+    #[arg(long)]
+    pub live: bool,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
@@ -35,6 +43,9 @@ pub(super) async fn execute(arguments: &Arguments, context: &Context) -> Result<
     checks.extend(engine_and_image(context).await);
     checks.push(credential(context));
     checks.push(workspace(context));
+    if arguments.live {
+        checks.push(live(context).await);
+    }
     if arguments.json {
         out::json(&checks)?;
     } else {
@@ -80,6 +91,22 @@ fn credential(context: &Context) -> Check {
         status.line() + &warnings.collect::<String>()
     });
     Check::new("credential", found.map_err(|error| error.to_string()))
+}
+
+/// What the provider says to one smallest request.
+async fn live(context: &Context) -> Check {
+    let config = &context.loaded.config;
+    let model = match config.codex.model.as_str() {
+        "" => MODEL,
+        model => model,
+    };
+    let asked = async {
+        let credential = auth::find(context).map_err(|error| error.to_string())?;
+        let gateway = Gateway::new(&config.model, credential, |name| (context.lookup)(name))
+            .map_err(|error| error.to_string())?;
+        gateway.probe(model, Limits::new(&config.model, 0)).await
+    };
+    Check::new("live", asked.await)
 }
 
 fn workspace(context: &Context) -> Check {

@@ -15,6 +15,8 @@ pub struct ModelConfig {
     pub base_url: String,
     /// Where the credential comes from.
     pub auth: Auth,
+    /// How requests go to the backend of a ChatGPT login.
+    pub chatgpt: ChatGpt,
     /// Headers that go with each request; a value `env:NAME` is that environment variable's.
     pub headers: BTreeMap<String, String>,
     /// Parameters of the URL, with values like those of `headers`.
@@ -34,6 +36,17 @@ pub struct ModelConfig {
     pub idle_timeout: Duration,
     /// Tool kinds that may run at the provider, such as `web_search`; none by default.
     pub hosted_tools: Vec<String>,
+}
+
+/// How requests go to the backend of a ChatGPT login.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChatGpt {
+    /// As Codex's built-in provider sends them: where the backend says that the account is, with
+    /// its routing label and the version of Codex.
+    Codex,
+    /// To `base_url`, with token and account alone.
+    Plain,
 }
 
 /// Where the credential for the provider comes from.

@@ -13,6 +13,7 @@
 mod api_key;
 mod auth_file;
 mod chatgpt;
+mod install;
 mod jwt;
 mod lock;
 mod refresh;
@@ -31,6 +32,7 @@ use crate::failure::{ErrorKind, Failure};
 use crate::model::redact::{REDACTED, redact};
 
 pub use self::chatgpt::LoginError;
+pub use self::install::{InstallError, NewLogin, make_ready, present};
 pub use self::refresh::TOKEN_ENDPOINT;
 pub use self::status::Status;
 
@@ -39,6 +41,9 @@ const OPENAI: &str = "https://api.openai.com/v1";
 
 /// The provider of ChatGPT logins, which the default stands for with one.
 const CHATGPT: &str = "https://chatgpt.com/backend-api/codex";
+
+/// Codex's own variable for another place where a ChatGPT login is refreshed.
+const TOKEN_VARIABLE: &str = "CODEX_REFRESH_TOKEN_URL_OVERRIDE";
 
 /// The header in which Codex names the account of a ChatGPT login.
 const ACCOUNT: HeaderName = HeaderName::from_static("chatgpt-account-id");
@@ -125,6 +130,12 @@ pub enum CredentialError {
         /// What is wrong; nothing of its content.
         what: &'static str,
     },
+    /// The variable that names another token server cannot be used.
+    #[error(
+        "{TOKEN_VARIABLE} must be a URL that begins with https:// (http:// only for a server on \
+         this machine), since the ChatGPT login is sent there; mend it or unset it"
+    )]
+    TokenEndpoint,
     /// The file is there but cannot be read.
     #[error("{path} cannot be read: {source}; mend it or set OPENAI_API_KEY in the environment")]
     Unreadable {
@@ -157,7 +168,7 @@ pub fn find(
         return Ok(Credential::none());
     }
     if auth != Auth::ChatGpt {
-        if let Some(key) = api_key::in_environment(lookup) {
+        if let Some(key) = api_key::in_environment(&lookup) {
             return Credential::checked(key, Source::Environment);
         }
         if let Some(path) = files.docker_env
@@ -177,7 +188,9 @@ pub fn find(
             Err(CredentialError::OtherProvider { path })
         }
         (Auth::Auto | Auth::ChatGpt, Some(Form::ChatGpt(stored))) => {
-            let login = Arc::new(Login::new(files.codex_home, TOKEN_ENDPOINT, stored));
+            let endpoint =
+                refresh::endpoint(lookup(TOKEN_VARIABLE)).ok_or(CredentialError::TokenEndpoint)?;
+            let login = Arc::new(Login::new(files.codex_home, &endpoint, stored));
             Ok(Credential { kind: Kind::ChatGpt(login), source: Source::Login(path), warnings })
         }
         (Auth::ChatGpt, _) => Err(CredentialError::NoLogin { path }),
@@ -313,6 +326,11 @@ pub(super) struct Access {
 impl Access {
     fn of(tokens: Arc<Tokens>) -> Self {
         Self { bearer: Some(tokens.stored.access.clone()), tokens: Some(tokens) }
+    }
+
+    /// The account of a ChatGPT login, if it names one.
+    pub(super) fn account(&self) -> Option<&str> {
+        self.tokens.as_ref()?.stored.account.as_deref()
     }
 
     /// Writes it into `headers`.

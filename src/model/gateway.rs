@@ -16,7 +16,8 @@
 //! `model.headers` and `model.query` say is added here and nowhere else. A ChatGPT login that the
 //! provider refuses with 401 is refreshed and the request sent once more, see
 //! [`crate::model::credentials`]; if it cannot be, the answer is 400 with a sentence that says what
-//! to do. The proxy that the
+//! to do. Where the requests of such a login go, the backend is asked first, see [`routing`]. The
+//! proxy that the
 //! environment names is used, and the root certificates of the host, or those that `SSL_CERT_FILE`
 //! and `SSL_CERT_DIR` name.
 //!
@@ -29,9 +30,11 @@ mod answer;
 mod encoding;
 mod headers;
 mod limits;
+mod probe;
 mod provider;
 mod refusal;
 pub mod request;
+mod routing;
 mod traffic;
 mod usage;
 
@@ -54,9 +57,11 @@ use self::encoding::{Encoding, Undecoded};
 pub use self::limits::Limits;
 use self::provider::{Extras, checked_base, is_loopback};
 use self::refusal::{Refusal, whole};
+use self::routing::{Route, Routing};
 pub use self::traffic::{Traffic, TrafficReport};
 use crate::config::ModelConfig;
-use crate::model::credentials::{Credential, LoginError};
+use crate::config::model::ChatGpt;
+use crate::model::credentials::{Access, Credential, LoginError};
 
 /// How long making a connection to the provider may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,6 +87,8 @@ struct Inner {
     credential: Credential,
     hosted_tools: Vec<String>,
     extras: Extras,
+    /// Asked as `model.chatgpt` says; unused with another credential.
+    routing: Option<Routing>,
 }
 
 /// Why there is no gateway.
@@ -141,7 +148,9 @@ impl Gateway {
             tracing::warn!(%base_url, "the credential goes over plain http to another machine");
         }
         let hosted_tools = config.hosted_tools.clone();
-        Ok(Self { inner: Arc::new(Inner { client, base_url, credential, hosted_tools, extras }) })
+        let routing = (config.chatgpt == ChatGpt::Codex).then(Routing::default);
+        let inner = Inner { client, base_url, credential, hosted_tools, extras, routing };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The credential that requests get.
@@ -218,16 +227,17 @@ impl Inner {
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "provider_silent", sentence));
         }
 
-        let mut url = self.base_url.clone();
+        let mut headers = headers::to_provider(&parts.headers);
+        let access = self.credential.access().await.map_err(no_login)?;
+        access.add_to(&mut headers);
+        let route = self.route(&access, &mut headers, traffic).await;
+        let mut url = route.base(&self.base_url).clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(target);
         }
         if !self.extras.query.is_empty() {
             url.query_pairs_mut().extend_pairs(&self.extras.query);
         }
-        let mut headers = headers::to_provider(&parts.headers);
-        let access = self.credential.access().await.map_err(no_login)?;
-        access.add_to(&mut headers);
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         for (name, value) in &self.extras.headers {
             headers.insert(name.clone(), value.clone());
@@ -251,6 +261,18 @@ impl Inner {
         }
         traffic.answered();
         self.pass_back(answer, traffic, asked, permit).await
+    }
+
+    /// Where a request with `access` goes; adds to `headers` what Codex's built-in provider would.
+    async fn route(&self, access: &Access, headers: &mut HeaderMap, traffic: &Traffic) -> Route {
+        let Some(routing) = &self.routing else { return Route::default() };
+        let limit = traffic.limits().response_timeout;
+        let route = routing.of(&self.client, &self.base_url, access, limit, headers).await;
+        if access.account().is_some() && routing::is_backend(&self.base_url) {
+            routing::add_version(headers);
+            route.add_to(headers);
+        }
+        route
     }
 
     /// Until the provider's answer begins, within `model.response_timeout`.

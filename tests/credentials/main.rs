@@ -2,8 +2,10 @@
 
 #![allow(missing_docs)]
 // Helpers of tests, which clippy does not take for tests.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod codex_beside;
+mod probe;
 mod scripted;
 
 use std::os::unix::fs::PermissionsExt;
@@ -184,6 +186,19 @@ async fn a_clock_that_is_days_ahead_causes_one_refresh() {
     for _ in 0..5 {
         assert_eq!(served.ask().await.0, 200);
     }
+    assert_eq!(servers.asked(), 1);
+}
+
+/// What is over by the provider's clock looks good by ours.
+#[tokio::test]
+async fn a_clock_that_is_behind_is_put_right_by_the_providers_refusal() {
+    let (servers, home) = (Servers::start().await, tempfile::tempdir().unwrap());
+    servers.login(home.path(), Some(now() + 86_400));
+    *servers.state.refuse_all.lock() = true;
+    let state = Arc::clone(&servers.state);
+    *servers.state.on_ask.lock() = Some(Box::new(move || *state.refuse_all.lock() = false));
+    let served = Served::new(&servers, home.path()).await;
+    assert_eq!(served.ask_at_once(5).await, [200; 5]);
     assert_eq!(servers.asked(), 1);
 }
 

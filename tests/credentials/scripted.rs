@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine as _;
 use http_body_util::{BodyExt, Full};
@@ -59,7 +60,43 @@ pub(crate) struct State {
     pub(crate) answer: Mutex<Option<(u16, String)>>,
     /// Passes once for each answer of the token server, if it is closed to begin with.
     pub(crate) gate: Arc<tokio::sync::Semaphore>,
+    /// Codex and the gateway ask at the same moment.
+    pub(crate) race: Mutex<Option<Arc<Race>>>,
 }
+
+/// Two who ask with the same refresh token, of whom one is answered first.
+pub(crate) struct Race {
+    codex_first: bool,
+    begun: AtomicUsize,
+    both: tokio::sync::Barrier,
+    first_answered: tokio::sync::Semaphore,
+}
+
+impl Race {
+    pub(crate) fn new(codex_first: bool) -> Arc<Self> {
+        Arc::new(Self {
+            codex_first,
+            begun: AtomicUsize::new(0),
+            both: tokio::sync::Barrier::new(2),
+            first_answered: tokio::sync::Semaphore::new(0),
+        })
+    }
+
+    /// How many have asked.
+    pub(crate) fn asked(&self) -> usize {
+        self.begun.load(Ordering::SeqCst)
+    }
+}
+
+/// A whole answer of the model.
+const EVENTS: &str = concat!(
+    "data: {\"type\":\"response.created\",\"response\":{\"id\":\"r\"}}\n\n",
+    "data: {\"type\":\"response.output_item.done\",\"output_index\":0,\"item\":{\"type\":\"message\",",
+    "\"id\":\"m\",\"role\":\"assistant\",\"content\":[{\"type\":\"output_text\",\"text\":\"Hi.\"}]}}\n\n",
+    "data: {\"type\":\"response.completed\",\"response\":{\"id\":\"r\",\"output\":[],\"usage\":",
+    "{\"input_tokens\":1,\"input_tokens_details\":null,\"output_tokens\":1,",
+    "\"output_tokens_details\":null,\"total_tokens\":2}}}\n\n",
+);
 
 pub(crate) struct Servers {
     pub(crate) state: Arc<State>,
@@ -78,6 +115,7 @@ impl Servers {
             refuse_all: Mutex::default(),
             answer: Mutex::default(),
             gate: Arc::new(tokio::sync::Semaphore::new(1000)),
+            race: Mutex::default(),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -115,6 +153,7 @@ impl Servers {
 impl State {
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         let path = request.uri().path().to_owned();
+        let from_codex = request.uri().query() == Some("codex");
         let header = |name: &str| {
             let value = request.headers().get(name);
             value.map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
@@ -122,9 +161,10 @@ impl State {
         let (authorization, account) = (header("authorization"), header("chatgpt-account-id"));
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let (status, text) = if path == "/oauth/token" {
-            self.rotate(serde_json::from_slice(&body).unwrap()).await
+            self.rotate(serde_json::from_slice(&body).unwrap(), from_codex).await
+        } else if path != "/backend-api/codex/responses" {
+            (404, "{}".to_owned())
         } else {
-            assert_eq!(path, "/backend-api/codex/responses");
             let good = {
                 let generation = *self.generation.lock();
                 let payload = authorization.split('.').nth(1).unwrap_or_default();
@@ -135,7 +175,7 @@ impl State {
             };
             let status = if good { 200 } else { 401 };
             self.requests.lock().push((authorization, account, status));
-            (status, "data: x\n\n".to_owned())
+            (status, EVENTS.to_owned())
         };
         let mut response = Response::new(Full::from(text));
         let events = hyper::header::HeaderValue::from_static("text/event-stream");
@@ -144,8 +184,21 @@ impl State {
         response
     }
 
-    async fn rotate(&self, body: Value) -> (u16, String) {
+    async fn rotate(&self, body: Value, from_codex: bool) -> (u16, String) {
         self.asked.lock().push(body.clone());
+        let race = self.race.lock().clone();
+        if let Some(race) = race
+            && race.begun.fetch_add(1, Ordering::SeqCst) < 2
+        {
+            // Both have asked before either is answered.
+            race.both.wait().await;
+            if from_codex == race.codex_first {
+                let answer = self.exchange(&body);
+                race.first_answered.add_permits(1);
+                return answer;
+            }
+            race.first_answered.acquire().await.unwrap().forget();
+        }
         if let Some(hook) = &*self.on_ask.lock() {
             hook();
         }
@@ -153,6 +206,10 @@ impl State {
         if let Some(answer) = self.answer.lock().clone() {
             return answer;
         }
+        self.exchange(&body)
+    }
+
+    fn exchange(&self, body: &Value) -> (u16, String) {
         let mut generation = self.generation.lock();
         if body["refresh_token"] != refresh_token(*generation) {
             let error =

@@ -7,6 +7,7 @@
 mod encoded;
 mod limits;
 mod others;
+mod probe;
 mod secure;
 mod support;
 mod tokens;

@@ -18,6 +18,8 @@ mod kill;
 mod kill_at_random;
 mod leftovers;
 mod lfs;
+mod login;
+mod login_runs;
 mod main_job;
 mod memory;
 mod odd_tree;

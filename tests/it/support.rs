@@ -1,6 +1,7 @@
 //! A server under test: the binary, its client end, its scripted model, its workspace.
 
 pub(crate) mod docker;
+pub(crate) mod issuer;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -397,6 +398,15 @@ macro_rules! need_engine {
 
 /// The program on the command line, with the settings of the server.
 pub(crate) fn cli(home: &Path, arguments: &[&str]) -> std::process::Output {
+    cli_with(home, arguments, &[])
+}
+
+/// The same with more variables.
+pub(crate) fn cli_with(
+    home: &Path,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> std::process::Output {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mcp-codex-orchestrator"));
     command
         .args(["--config", home.join("config.toml").to_str().unwrap()])
@@ -405,6 +415,7 @@ pub(crate) fn cli(home: &Path, arguments: &[&str]) -> std::process::Output {
         .env("PATH", std::env::var("PATH").unwrap_or_default())
         .env("HOME", home)
         .env("XDG_STATE_HOME", home.join("state"))
+        .envs(variables.iter().copied())
         .current_dir(home);
     for name in ["DOCKER_HOST", "CODEX_IMAGE"] {
         if let Ok(value) = std::env::var(name) {

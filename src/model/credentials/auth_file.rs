@@ -13,7 +13,7 @@ use super::api_key::present;
 use super::jwt::Claims;
 
 /// The largest file that is read, in bytes; Codex's own has about 5 kB.
-const MAX_BYTES: u64 = 1024 * 1024;
+pub(super) const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The file as it was read.
 pub(super) struct AuthFile {
@@ -75,13 +75,7 @@ impl AuthFile {
         }
         let mut text = Vec::new();
         Read::by_ref(&mut file).take(MAX_BYTES).read_to_end(&mut text).map_err(unreadable)?;
-        if text.iter().all(u8::is_ascii_whitespace) {
-            return Err(wrong("is empty"));
-        }
-        // The error of the parser is not shown: it could repeat what it read.
-        let whole: Value =
-            serde_json::from_slice(&text).map_err(|_| wrong("is no JSON, perhaps cut off"))?;
-        let form = Form::of(&whole).map_err(wrong)?;
+        let (whole, form) = parse(&text).map_err(wrong)?;
         let owner = (metadata.uid(), metadata.gid());
         Ok(Some(Self { path: real, mode: metadata.mode() & 0o7777, owner, whole, form }))
     }
@@ -101,17 +95,7 @@ impl AuthFile {
     /// Makes the file beside it that will take its place, empty so far, so that a directory that
     /// cannot be written is known before anything is asked of the token endpoint.
     pub(super) fn replacement(&self) -> std::io::Result<Replacement> {
-        let name = format!(".auth.json.{}.tmp", uuid::Uuid::new_v4().simple());
-        let temporary = self.path.with_file_name(name);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        let made = Replacement { temporary, target: self.path.clone(), file };
-        let metadata = made.file.metadata()?;
-        if (metadata.uid(), metadata.gid()) != self.owner {
-            // Only root can give a file away; for others the file becomes theirs, as with Codex.
-            let _ = std::os::unix::fs::fchown(&made.file, Some(self.owner.0), Some(self.owner.1));
-        }
-        made.file.set_permissions(std::fs::Permissions::from_mode(self.mode))?;
-        Ok(made)
+        Replacement::beside(&self.path, self.mode, Some(self.owner))
     }
 
     /// The text with new tokens; everything else stays.
@@ -137,9 +121,29 @@ pub(super) struct Replacement {
 }
 
 impl Replacement {
+    /// Makes it beside `target`, empty so far, with this mode and, where that can be had, this
+    /// owner.
+    pub(super) fn beside(
+        target: &Path,
+        mode: u32,
+        owner: Option<(u32, u32)>,
+    ) -> std::io::Result<Self> {
+        let name = format!(".auth.json.{}.tmp", uuid::Uuid::new_v4().simple());
+        let temporary = target.with_file_name(name);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        let made = Self { temporary, target: target.to_owned(), file };
+        let metadata = made.file.metadata()?;
+        if let Some((user, group)) = owner.filter(|o| *o != (metadata.uid(), metadata.gid())) {
+            // Only root can give a file away; for others the file becomes theirs, as with Codex.
+            let _ = std::os::unix::fs::fchown(&made.file, Some(user), Some(group));
+        }
+        made.file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        Ok(made)
+    }
+
     /// Writes `text` and puts the file in its place.
-    pub(super) fn commit(mut self, text: &str) -> std::io::Result<()> {
-        self.file.write_all(text.as_bytes())?;
+    pub(super) fn commit(mut self, text: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.file.write_all(text.as_ref())?;
         self.file.sync_all()?;
         std::fs::rename(&self.temporary, &self.target)?;
         match self.target.parent() {
@@ -154,6 +158,21 @@ impl Drop for Replacement {
         // After a rename there is nothing of that name.
         let _ = std::fs::remove_file(&self.temporary);
     }
+}
+
+/// What a file with this text holds.
+///
+/// # Errors
+///
+/// What is wrong, as the rest of a sentence that begins with the file; nothing of its content.
+pub(super) fn parse(text: &[u8]) -> Result<(Value, Form), &'static str> {
+    if text.iter().all(u8::is_ascii_whitespace) {
+        return Err("is empty");
+    }
+    // The error of the parser is not shown: it could repeat what it read.
+    let whole: Value = serde_json::from_slice(text).map_err(|_| "is no JSON, perhaps cut off")?;
+    let form = Form::of(&whole)?;
+    Ok((whole, form))
 }
 
 impl Form {
@@ -217,7 +236,6 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let file = AuthFile::read(&path).unwrap().unwrap();
         assert!(matches!(&file.form, Form::ChatGpt(s) if s.access == "a" && s.refresh.is_none()));
-        assert!(file.warning().is_none() || file.mode & 0o077 != 0);
         rustix::fs::mknodat(
             rustix::fs::CWD,
             dir.path().join("pipe"),

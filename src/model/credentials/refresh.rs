@@ -37,6 +37,20 @@ pub(super) enum Refused {
     Failing(String),
 }
 
+/// Where a login is refreshed: at `named`, which Codex's own variable names so that both ask the same
+/// server, if it is there. `None` if a login must not be sent there.
+pub(super) fn endpoint(named: Option<String>) -> Option<String> {
+    let Some(named) = named.filter(|named| !named.trim().is_empty()) else {
+        return Some(TOKEN_ENDPOINT.to_owned());
+    };
+    let url = reqwest::Url::parse(named.trim()).ok()?;
+    let here = match url.host_str().unwrap_or_default() {
+        "localhost" | "[::1]" => true,
+        host => host.parse::<std::net::Ipv4Addr>().is_ok_and(|address| address.is_loopback()),
+    };
+    (url.scheme() == "https" || (url.scheme() == "http" && here)).then(|| url.into())
+}
+
 /// Gives `refresh_token` for new tokens.
 ///
 /// # Cancel safety

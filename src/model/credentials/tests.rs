@@ -98,3 +98,39 @@ fn a_chatgpt_login_goes_to_another_provider_only_if_asked_by_name() {
     let found = find(&config, with(""), files).unwrap();
     assert_eq!(found.base_url(&config.base_url), config.base_url);
 }
+
+#[test]
+fn a_login_is_refreshed_where_codex_refreshes_it_and_never_in_the_clear() {
+    let endpoint = |text: &str| refresh::endpoint(Some(text.to_owned()));
+    assert_eq!(refresh::endpoint(None).unwrap(), TOKEN_ENDPOINT);
+    assert_eq!(endpoint(" ").unwrap(), TOKEN_ENDPOINT);
+    for good in ["https://other.example/oauth/token", "http://127.0.0.1:9/t", "http://localhost/t"]
+    {
+        assert_eq!(endpoint(good).unwrap(), good);
+    }
+    for bad in ["http://other.example/t", "http://127.0.0.1.example/t", "file:///t", "x"] {
+        assert_eq!(endpoint(bad), None, "{bad}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let files = Files { docker_env: None, codex_home: dir.path() };
+    let text = r#"{"tokens":{"access_token":"a","refresh_token":"r"}}"#;
+    std::fs::write(dir.path().join("auth.json"), text).unwrap();
+    let lookup = |name: &str| (name == TOKEN_VARIABLE).then(|| "http://example/t".to_owned());
+    let error = find(&model(Auth::Auto), lookup, files).unwrap_err();
+    assert!(error.to_string().contains("must be a URL that begins with https://"), "{error}");
+}
+
+#[test]
+fn a_login_that_others_can_read_is_warned_of_with_what_to_do() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let files = Files { docker_env: None, codex_home: dir.path() };
+    let path = dir.path().join("auth.json");
+    std::fs::write(&path, r#"{"tokens":{"access_token":"a","refresh_token":"r"}}"#).unwrap();
+    for (mode, warned) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true)] {
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let status = find(&model(Auth::Auto), with(""), files).unwrap().status();
+        assert_eq!(!status.warnings.is_empty(), warned, "{mode:o}");
+        assert!(status.warnings.iter().all(|w| w.contains("run: chmod 600")), "{status:?}");
+    }
+}

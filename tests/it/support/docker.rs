@@ -40,6 +40,18 @@ pub(crate) fn containers_of(pid: u32) -> Vec<String> {
         .collect()
 }
 
+/// What the engine says of a container, in this format.
+pub(crate) fn inspect(id: &str, format: &str) -> String {
+    docker(&["inspect", "--format", format, id]).unwrap().trim().to_owned()
+}
+
+/// The address of this machine on the engine's default network.
+pub(crate) fn bridge_gateway() -> std::net::IpAddr {
+    let format = "{{range .IPAM.Config}}{{.Gateway}} {{end}}";
+    let addresses = docker(&["network", "inspect", "bridge", "--format", format]).unwrap();
+    addresses.split_whitespace().find_map(|text| text.parse().ok()).unwrap()
+}
+
 /// Whether a label of an owner (machine, boot, pid, start, number) names the process `pid`.
 fn is_of(owner: &str, pid: u32) -> bool {
     owner.split('-').nth(2) == Some(&pid.to_string())
