@@ -35,7 +35,6 @@ async fn what_does_not_keep_a_program_in_is_refused_and_removed() {
     let Some(ground) = Ground::new().await else { return };
     let spec = |weaken: fn(&mut ContainerSpec)| Weakness::Spec(weaken);
     let table = [
-        // Of every call on its own, that it is told where it alone is allowed, in the next test.
         (
             "not denied clone with a user namespace, clone with CLONE_PARENT, clone3, setns, mount",
             spec(|spec| spec.seccomp = ALLOW_ALL.into()),
@@ -46,12 +45,6 @@ async fn what_does_not_keep_a_program_in_is_refused_and_removed() {
         ),
         ("no seccomp filter is in force", spec(|spec| spec.seccomp = "unconfined".into())),
         ("capabilities NET_RAW; see", spec(|spec| spec.capabilities.push("NET_RAW".into()))),
-        (
-            "lacks the capabilities FOWNER; see",
-            spec(|spec| {
-                spec.capabilities.retain(|name| name != "FOWNER");
-            }),
-        ),
         ("set container.read_only = false", spec(|spec| spec.read_only = false)),
         ("interface eth0 although", spec(|spec| spec.network = Network::Bridge)),
         ("/mnt is a writable mount", spec(|spec| spec.volumes.push("/mnt".into()))),
@@ -84,6 +77,15 @@ async fn what_does_not_keep_a_program_in_is_refused_and_removed() {
         assert!(error.contains(words), "{words}: {error}");
         ground.until_nothing_is_left().await;
     }
+}
+
+#[tokio::test]
+async fn a_keeper_without_a_capability_it_needs_says_which() {
+    let Some(ground) = Ground::new().await else { return };
+    let weakness = Weakness::Spec(|spec| spec.capabilities.retain(|name| name != "FOWNER"));
+    let error = ground.starter(weakness).start().await.unwrap_err().sentence;
+    assert!(error.contains("the keeper lacks the capabilities FOWNER; see which"), "{error}");
+    ground.until_nothing_is_left().await;
 }
 
 /// What arming finds of a container from a spec that was changed so, without what is in it.

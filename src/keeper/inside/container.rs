@@ -117,6 +117,7 @@ impl Container {
 impl Inside for Container {
     fn arm(&self, request: &ArmRequest) -> Result<Armed, Refusal> {
         self.state.lock().template.clone_from(&request.codex_home_template);
+        posture::require_capabilities()?;
         // Before the places are emptied, so that whatever was tried leaves nothing.
         let tried = attempts::run()?;
         let fingerprint = self.restore(false)?.fingerprint;

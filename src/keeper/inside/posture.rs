@@ -2,7 +2,7 @@
 
 use super::attempts::Tried;
 use super::mounts::{self, Mount};
-use super::{Refusal, cgroup, ipc, process};
+use super::{Doing, Refusal, cgroup, ipc, process};
 use crate::keeper::wire::{Posture, Unread, WritableMount};
 
 /// A file that only gVisor has.
@@ -31,6 +31,25 @@ pub(super) fn read(tried: Tried) -> Result<Posture, Refusal> {
             .map(writable)
             .collect(),
     })
+}
+
+/// The capabilities that the keeper works with, by number.
+const NEEDED: [(u32, &str); 6] =
+    [(0, "CHOWN"), (1, "DAC_OVERRIDE"), (3, "FOWNER"), (5, "KILL"), (6, "SETGID"), (7, "SETUID")];
+
+/// Refuses to begin without one of them: whatever fails first would not say why.
+pub(super) fn require_capabilities() -> Result<(), Refusal> {
+    let held = process::field(std::process::id(), "CapEff:").unwrap_or_default();
+    let held = u64::from_str_radix(&held, 16).doing("read the keeper's capabilities")?;
+    let lacking: Vec<&str> =
+        NEEDED.iter().filter(|(number, _)| held >> number & 1 == 0).map(|it| it.1).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let lacking = lacking.join(", ");
+    Err(Refusal(format!(
+        "the keeper lacks the capabilities {lacking}; see which ones the engine takes away"
+    )))
 }
 
 /// What a reset is proved by and cannot be seen here.
