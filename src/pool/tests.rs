@@ -13,6 +13,8 @@ use crate::verdict::{JobEnd, Verdict};
 
 use super::*;
 
+mod findings;
+
 /// What a step of the fake does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Gate {
