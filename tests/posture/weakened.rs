@@ -159,6 +159,20 @@ impl Ground {
         Starter::new(Arc::new(engine), config, network, Arc::clone(&self.owner))
     }
 
+    /// The image under test.
+    pub(crate) fn image(&self) -> &str {
+        &self.image
+    }
+
+    /// How many containers in any state have the process `pid` as owner.
+    pub(crate) async fn containers_of(&self, pid: u32) -> usize {
+        let listed = self.engine.list(label::OWNER).await.unwrap();
+        // A label is machine, boot, pid, start and number.
+        let is_of =
+            |it: &Listed| it.labels[label::OWNER].split('-').nth(2) == Some(&pid.to_string());
+        listed.iter().filter(|it| is_of(it)).count()
+    }
+
     /// Waits until the engine lists none of this owner's containers.
     pub(crate) async fn until_nothing_is_left(&self) {
         let begun = Instant::now();
