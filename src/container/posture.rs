@@ -152,7 +152,7 @@ pub fn check_posture(spec: &ContainerSpec, posture: &Posture) -> Result<Findings
     let mut findings = Findings::default();
     for place in &spec.tmpfs {
         let found = find(posture, &place.path)?;
-        check_tmpfs(place, found)?;
+        check_tmpfs(place, found, posture.own_kernel)?;
         findings.unenforced.extend(sizes(place, found));
     }
     for path in &spec.volumes {
@@ -164,6 +164,15 @@ pub fn check_posture(spec: &ContainerSpec, posture: &Posture) -> Result<Findings
     findings.unenforced.splice(0..0, limits(spec, posture));
     if posture.own_kernel {
         findings.unenforced.extend(own_kernel(posture));
+        let shows = |place: &WritableMount| {
+            ["nosuid", "nodev"].iter().all(|it| place.options.split(',').any(|has| has == *it))
+        };
+        let hidden = spec.tmpfs.iter().any(|it| find(posture, &it.path).is_ok_and(|it| !shows(it)));
+        if hidden {
+            let sentence =
+                "whether tmpfs mounts are nosuid and nodev cannot be seen in a container";
+            findings.unenforced.push(sentence.to_owned());
+        }
     }
     findings.no_reset = no_reset(spec, posture);
     Ok(findings)
@@ -343,12 +352,15 @@ fn find<'a>(posture: &'a Posture, path: &str) -> Result<&'a WritableMount, Postu
         .ok_or_else(|| PostureError::Missing(path.to_owned()))
 }
 
-fn check_tmpfs(asked: &Tmpfs, found: &WritableMount) -> Result<(), PostureError> {
+/// gVisor shows no `nosuid` and no `nodev`, whatever the mount was made with.
+fn check_tmpfs(asked: &Tmpfs, found: &WritableMount, own_kernel: bool) -> Result<(), PostureError> {
     let has = |option: &str| found.options.split(',').any(|other| other == option);
     let lack = if found.kind != "tmpfs" {
         Some("tmpfs")
     } else if has("noexec") {
         Some("exec")
+    } else if own_kernel {
+        None
     } else {
         ["nosuid", "nodev"].into_iter().find(|option| !has(option))
     };

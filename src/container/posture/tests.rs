@@ -165,6 +165,12 @@ fn a_kernel_of_the_sandboxs_own_stands_in_for_seccomp_and_is_not_reset() {
         namespace, unshare";
     assert!(findings.unenforced[0].contains(words), "{findings:?}");
     assert!(findings.no_reset[0].contains("unshare are allowed"), "{findings:?}");
+    let mut bare = posture.clone();
+    mount(&mut bare, "/tmp").options = "rw".into();
+    let told = check_posture(&asked(), &bare).unwrap().unenforced;
+    assert!(told[1].contains("nosuid and nodev cannot be seen"), "{told:?}");
+    mount(&mut bare, "/tmp").options = "rw,noexec".into();
+    check_posture(&asked(), &bare).unwrap_err();
     // Nothing else is forgiven.
     let root = Posture { read_only_root: false, ..posture.clone() };
     assert_eq!(check_posture(&asked(), &root), Err(PostureError::WritableRoot));

@@ -14,7 +14,8 @@ pub(super) fn read(tried: Tried) -> Result<Posture, Refusal> {
     let status = |name| process::field(std::process::id(), name).unwrap_or_default();
     Ok(Posture {
         capabilities: u64::from_str_radix(&status("CapBnd:"), 16).unwrap_or(u64::MAX),
-        no_new_privileges: status("NoNewPrivs:") == "1",
+        // Asked of the kernel: gVisor's `status` does not have it.
+        no_new_privileges: rustix::thread::no_new_privs().unwrap_or(false),
         seccomp: status("Seccomp:").parse().unwrap_or(0),
         own_kernel: std::path::Path::new(OWN_KERNEL).exists(),
         allowed: tried.allowed,
