@@ -149,6 +149,8 @@ impl<S: Source> Pool<S> {
             latency_ms: state.stats.latencies(),
             engine: None,
             last_error: state.last_error.as_ref().map(ToString::to_string),
+            unenforced: state.findings.unenforced.clone(),
+            no_reset: state.findings.no_reset.clone(),
         }
     }
 

@@ -12,7 +12,7 @@ use super::choice::{self, Candidate, Others, WorkspaceKey};
 use super::place::{Pace, Place, estimate};
 use super::queue::{Queue, Ticket};
 use super::sizing::{self, Calls, Limits};
-use super::source::{Pooled, Source, StartError};
+use super::source::{Findings, Pooled, Source, StartError};
 use super::stats::{Phase, Stats};
 use super::{Member, Shared, reaper, warmer};
 
@@ -30,6 +30,8 @@ pub(crate) struct State<C> {
     /// Whether the engine runs in a desktop's virtual machine.
     pub(crate) desktop: bool,
     pub(crate) last_error: Option<StartError>,
+    /// Of the container that was armed last.
+    pub(crate) findings: Findings,
     /// Starts that failed in a row; sets the backoff.
     pub(crate) failures: u32,
     /// No start before this, after a failure.
@@ -52,6 +54,7 @@ impl<C> State<C> {
             calls: Calls::none(),
             desktop: false,
             last_error: None,
+            findings: Findings::default(),
             failures: 0,
             not_before: None,
             quiet_until: None,
@@ -237,6 +240,7 @@ impl<C: Pooled> Member<C> {
             answering: self.container.answering(),
             age: self.armed_at.elapsed(),
             uses: self.uses,
+            provable: self.container.findings().no_reset.is_empty(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod failing;
 mod fake;
+mod findings;
 mod line;
 mod simulation;
 mod stress;

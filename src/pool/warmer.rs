@@ -14,7 +14,7 @@ use super::backoff::{backoff, random};
 use super::plan::{Bounds, Counts, plan};
 use super::queue::Ticket;
 use super::sizing::{Unused, surplus};
-use super::source::{Pooled, Source, StartError};
+use super::source::{Findings, Pooled, Source, StartError};
 use super::state::State;
 use super::stats::Phase;
 use super::{Member, Shared, Slot};
@@ -132,6 +132,16 @@ fn unused<C>(state: &State<C>) -> Vec<Unused> {
     state.idle.iter().map(unused).collect()
 }
 
+/// Logs what is not as it was asked for; once, until a container differs from the one before.
+fn tell(findings: &Findings) {
+    for sentence in &findings.unenforced {
+        tracing::warn!("not enforced: {sentence}");
+    }
+    for sentence in &findings.no_reset {
+        tracing::warn!("containers are destroyed after each run, not reset: {sentence}");
+    }
+}
+
 /// Starts one container and offers it. `began` is the ticket of the first call that came later.
 async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>, began: Ticket) {
     let begun_at = Instant::now();
@@ -147,6 +157,7 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
                     shared.changed.notify_one();
                 }
             });
+            let findings = container.findings().clone();
             let now = Instant::now();
             let member = Member {
                 container,
@@ -157,6 +168,10 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
                 slot,
             };
             shared.offer(member, |state| {
+                if state.findings != findings {
+                    tell(&findings);
+                    state.findings = findings;
+                }
                 state.starting -= 1;
                 state.failures = 0;
                 state.not_before = None;
@@ -180,7 +195,8 @@ fn failed<S: Source>(shared: &Shared<S>, error: StartError, began: Ticket) {
     state.starting -= 1;
     state.failures = state.failures.saturating_add(1);
     let (queue, engaged) = (&mut state.queue, &state.engaged);
-    let hope = |workspace| shared.may_come_back(engaged, workspace);
+    let provable = state.findings.no_reset.is_empty();
+    let hope = |workspace| provable && shared.may_come_back(engaged, workspace);
     let told = queue.start_failed(began, error.is_permanent(), state.starting, hope);
     for sender in told {
         // A receiver that is gone has given its place up.

@@ -14,7 +14,7 @@ use crate::config::{PoolConfig, Recycle};
 use crate::engine::ContainerId;
 use crate::failure::ErrorKind;
 use crate::pool::choice::WorkspaceKey;
-use crate::pool::source::{Pooled, Source, StartError};
+use crate::pool::source::{Findings, Pooled, Source, StartError};
 
 /// What a step of the fake does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,7 @@ pub(super) struct World {
     pub(super) start: Mutex<Gate>,
     pub(super) reset: Mutex<Gate>,
     pub(super) remove: Mutex<Gate>,
+    pub(super) findings: Mutex<Findings>,
 }
 
 #[derive(Clone, Debug)]
@@ -74,6 +75,7 @@ pub(super) struct FakeContainer {
     pub(super) id: ContainerId,
     world: Arc<World>,
     pub(super) answering: watch::Sender<bool>,
+    findings: Findings,
 }
 
 impl FakeSource {
@@ -88,6 +90,7 @@ impl FakeSource {
             start: Mutex::new(Gate::Ok),
             reset: Mutex::new(Gate::Ok),
             remove: Mutex::new(Gate::Ok),
+            findings: Mutex::default(),
         }))
     }
 
@@ -128,6 +131,7 @@ impl Source for FakeSource {
                 id,
                 world: Arc::clone(&self.0),
                 answering: watch::Sender::new(true),
+                findings: self.0.findings.lock().clone(),
             })
         })
     }
@@ -151,6 +155,10 @@ impl Drop for FakeContainer {
 impl Pooled for FakeContainer {
     fn id(&self) -> &ContainerId {
         &self.id
+    }
+
+    fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     fn answering(&self) -> bool {
