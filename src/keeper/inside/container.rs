@@ -98,7 +98,7 @@ impl Container {
         state.places = places;
         state.tree = Tree::Empty;
         state.aside = aside;
-        Ok(ResetReport { fingerprint, kept })
+        Ok(ResetReport { fingerprint, kept, ports: Vec::new() })
     }
 
     /// Removes what is kept if no tree was put: whatever runs now is no run on the workspace it is
@@ -118,7 +118,7 @@ impl Inside for Container {
     fn arm(&self, request: &ArmRequest) -> Result<Armed, Refusal> {
         self.state.lock().template.clone_from(&request.codex_home_template);
         let fingerprint = self.restore(false)?.fingerprint;
-        Ok(Armed { posture: posture::read()?, fingerprint })
+        Ok(Armed { posture: posture::read()?, fingerprint, ports: Vec::new() })
     }
 
     fn put(&self, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
