@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::{Context, Outcome, Stopped, auth, engine, out};
 use crate::container::check_image;
 use crate::engine::Engine;
+use crate::network;
 use crate::workspace::root::Roots;
 
 /// Flags of `doctor`.
@@ -33,6 +34,8 @@ impl Check {
 pub(super) async fn execute(arguments: &Arguments, context: &Context) -> Result<Outcome, Stopped> {
     let mut checks = vec![settings(context)];
     checks.extend(engine_and_image(context).await);
+    let network = &context.loaded.config.network;
+    checks.push(Check::new("network", Ok(network::describe(network))));
     checks.push(credential(context));
     checks.push(workspace(context));
     if arguments.json {

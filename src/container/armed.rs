@@ -9,7 +9,8 @@ use crate::config::{ContainerConfig, NetworkConfig};
 use crate::engine::{ContainerId, Engine, EngineError};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
-use crate::keeper::wire::{ArmRequest, Fingerprint, PROXY_PORT, ResetRequest};
+use crate::keeper::wire::{ArmRequest, Fingerprint, ResetRequest};
+use crate::network;
 use crate::pool::owner::Owner;
 use crate::pool::source::{Pooled, Source, StartError};
 
@@ -31,6 +32,8 @@ pub struct ArmedContainer {
     id: ContainerId,
     keeper: Keeper,
     incoming: Incoming,
+    /// See [`ArmedContainer::gateway_port`].
+    gateway_port: Option<u16>,
     fingerprint: Fingerprint,
     /// How it is reset; the pool leases it for one workspace only, which is what allows to keep
     /// build state in it.
@@ -42,6 +45,12 @@ impl ArmedContainer {
     /// the container alive.
     pub fn keeper(&self) -> Keeper {
         self.keeper.clone()
+    }
+
+    /// The port of the loopback interface at which Codex finds the gateway, if it is another than
+    /// usual: one that other programs reach too.
+    pub fn gateway_port(&self) -> Option<u16> {
+        self.gateway_port
     }
 
     /// The connections that programs in it make.
@@ -72,6 +81,10 @@ impl Pooled for ArmedContainer {
             if report.fingerprint != self.fingerprint {
                 let found = report.fingerprint;
                 return Err(format!("it is {found:?} but was {:?}", self.fingerprint));
+            }
+            if self.gateway_port.is_some() {
+                let port = report.ports.first().copied();
+                self.gateway_port = Some(port.ok_or("it does not say where it listens")?);
             }
             if !report.kept.is_empty() {
                 tracing::debug!(container = %self.id, kept = ?report.kept, "build state stays");
@@ -106,11 +119,11 @@ impl Starter {
 
     /// How a container is armed.
     fn arm(&self) -> ArmRequest {
-        let mut request = ArmRequest::default();
-        if !self.network.allow_hosts.is_empty() {
-            request.forward.push(PROXY_PORT);
+        ArmRequest {
+            forward: network::forwarded(&self.network),
+            any_port: network::is_shared(&self.network),
+            ..ArmRequest::default()
         }
-        request
     }
 
     /// The same, whose resets keep what was built in ignored directories, or do not
@@ -147,8 +160,16 @@ impl Starter {
         if !unproved.is_empty() {
             tracing::debug!(container = %id, ?unproved, "could not be read in the container");
         }
+        let gateway_port = if network::is_shared(&self.network) {
+            Some(armed.ports.first().copied().ok_or_else(|| StartError {
+                kind: ErrorKind::ContainerLost,
+                sentence: "the keeper does not say where it listens".to_owned(),
+            })?)
+        } else {
+            None
+        };
         let (id, fingerprint, reset) = (id.clone(), armed.fingerprint, self.reset);
-        Ok(ArmedContainer { id, keeper, incoming, fingerprint, reset })
+        Ok(ArmedContainer { id, keeper, incoming, gateway_port, fingerprint, reset })
     }
 }
 
@@ -228,7 +249,9 @@ mod tests {
         let id = ContainerId("c".to_owned());
         let fingerprint = keeper.reset().await.unwrap();
         let reset = ResetRequest { keep_ignored: true };
-        let mut container = ArmedContainer { id, keeper, incoming, fingerprint, reset };
+        let gateway_port = None;
+        let mut container =
+            ArmedContainer { id, keeper, incoming, gateway_port, fingerprint, reset };
         container.reset().await.unwrap();
         container.fingerprint.processes += 1;
         assert!(container.reset().await.is_err());

@@ -36,6 +36,9 @@ pub enum PostureError {
     /// There is a network.
     #[error("there is a network interface {0}")]
     Network(String),
+    /// There is none, and there should be one.
+    #[error("there is no network interface besides lo")]
+    NoNetwork,
     /// A limit differs.
     #[error("the limit of {what} is {found} instead of {asked}")]
     Limit {
@@ -140,10 +143,15 @@ pub fn check_posture(
     if spec.read_only && !posture.read_only_root {
         return Err(PostureError::WritableRoot);
     }
-    if spec.network == Network::None
-        && let Some(interface) = posture.interfaces.iter().find(|name| *name != "lo")
-    {
-        return Err(PostureError::Network(interface.clone()));
+    let interface = posture.interfaces.iter().find(|name| *name != "lo");
+    match (&spec.network, interface) {
+        (Network::None, Some(interface)) => {
+            return Err(PostureError::Network(interface.clone()));
+        }
+        (Network::Bridge | Network::Named(_), None) => return Err(PostureError::NoNetwork),
+        // The host may have none itself.
+        (Network::None, None) | (Network::Host, _) => {}
+        (Network::Bridge | Network::Named(_), Some(_)) => {}
     }
     let mut unread = Vec::new();
     for (what, found, asked) in

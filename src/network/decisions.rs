@@ -224,8 +224,7 @@ mod tests {
         assert!(notes.contains(line), "{notes}");
         let counts: Vec<_> = report.decisions.iter().map(|decided| decided.count).collect();
         assert_eq!(counts, [1, 1, 3]);
-        let back: Report =
-            serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
+        let back: Report = serde_json::from_str(&serde_json::to_string(&report).unwrap()).unwrap();
         assert_eq!(back, report);
     }
 

@@ -262,13 +262,7 @@ fn target(request: &Request<Incoming>) -> Result<(HostName, u16), Refused> {
     let authority = uri.authority().filter(good);
     let Some((authority, port)) = authority.and_then(|a| Some((a, a.port_u16()?))) else {
         let sentence = "CONNECT needs a host name and a port".to_owned();
-        return Err(refused(
-            StatusCode::BAD_REQUEST,
-            Asked::Other,
-            None,
-            Reason::NoName,
-            sentence,
-        ));
+        return Err(refused(StatusCode::BAD_REQUEST, Asked::Other, None, Reason::NoName, sentence));
     };
     HostName::parse(authority.host()).map(|name| (name, port)).map_err(|error| match error {
         NameError::Address => refused(

@@ -17,6 +17,8 @@ mod leftovers;
 mod lfs;
 mod main_job;
 mod memory;
+mod network;
+mod network_modes;
 mod odd_tree;
 mod outcome;
 mod parallel;

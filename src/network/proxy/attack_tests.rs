@@ -14,7 +14,8 @@ async fn a_head_that_comes_slowly_is_cut_off() {
     let began = Instant::now();
     let (mut reader, mut writer) = tokio::io::split(&mut program);
     let drip = async {
-        for byte in b"CONNECT a.example:443 HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x')) {
+        for byte in b"CONNECT a.example:443 HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x'))
+        {
             if writer.write_all(&[*byte]).await.is_err() {
                 break;
             }

@@ -77,7 +77,8 @@ async fn what_is_not_listed_is_refused_and_not_even_resolved() {
 
 #[tokio::test]
 async fn names_with_an_address_that_is_not_public_are_refused() {
-    for address in ["127.0.0.1", "10.0.0.1", "169.254.169.254", "fd00:ec2::254", "::1", "::ffff:8.8.8.8"]
+    for address in
+        ["127.0.0.1", "10.0.0.1", "169.254.169.254", "fd00:ec2::254", "::1", "::ffff:8.8.8.8"]
     {
         // One among good ones is enough.
         let (proxy, _) = proxy(&["a.example"], &["8.8.8.8", address]);
