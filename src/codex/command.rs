@@ -112,8 +112,9 @@ impl CodexCommand {
     }
 }
 
-/// The header in which Codex shows the secret of its run to the gateway, where one is asked for.
-pub const RUN_HEADER: &str = "x-codex-run";
+/// The header in which Codex shows the secret of its run to the gateway, where one is asked for. It
+/// is none that the gateway passes on.
+pub const RUN_HEADER: &str = "x-gateway-run";
 
 /// The variable from which Codex takes that secret, so that it is in no argv.
 const RUN_VARIABLE: &str = "CODEX_GATEWAY_RUN";

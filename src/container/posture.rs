@@ -314,6 +314,20 @@ mod tests {
     }
 
     #[test]
+    fn a_container_has_the_network_that_was_asked_for() {
+        let with = |network| ContainerSpec { network, ..asked() };
+        let mut posture = good();
+        for network in [Network::Bridge, Network::Named("n".into())] {
+            assert_eq!(check_posture(&with(network), &posture), Err(PostureError::NoNetwork));
+        }
+        assert_eq!(check_posture(&with(Network::Host), &posture), Ok(vec![]));
+        posture.interfaces.push("eth0".into());
+        for network in [Network::Bridge, Network::Named("n".into()), Network::Host] {
+            assert_eq!(check_posture(&with(network), &posture), Ok(vec![]));
+        }
+    }
+
+    #[test]
     fn a_writable_root_passes_where_it_was_asked_for() {
         let mut spec = asked();
         spec.read_only = false;

@@ -97,7 +97,11 @@ async fn in_a_named_network_a_container_reaches_others() {
 #[tokio::test]
 async fn a_network_that_does_not_exist_is_told() {
     need_engine!();
-    let mut server = Server::start(Script::always(vec![]), mode("no-such-network")).await;
+    let mut server = Server::start(
+        Script::always(vec![]),
+        mode("no-such-network").set("pool", "acquire_timeout = \"3s\""),
+    )
+    .await;
     let result = server.run("look").await;
     assert_eq!(result["success"], false, "{result}");
     assert!(result["error"].as_str().unwrap().contains("no-such-network"), "{result}");
@@ -132,6 +136,9 @@ async fn on_the_host_s_network_two_runs_at_once_have_gateways_of_their_own() {
     need_engine!();
     let before = keeper_ports();
     let port = greeter("127.0.0.1").await;
+    // Whoever connects waits here until this is dropped.
+    let holding = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let held = holding.local_addr().unwrap().port();
     let script = Script::always(vec![
         Step::run(format!(
             "{{ head -1 </dev/tcp/127.0.0.1/{port}; tr '\\0' '\\n' </proc/$PPID/cmdline; }} > out.txt"
@@ -141,7 +148,7 @@ async fn on_the_host_s_network_two_runs_at_once_have_gateways_of_their_own() {
         ),
         Step::Say("Done.".into()),
     ]);
-    let options = mode("host").set("pool", "min_idle = 2");
+    let options = mode("host").set("pool", "min_idle = 1\nmax_size = 2");
     let mut server = Server::start(script, options).await;
     let (_, one) = server.begin_call("codex_run", json!({"prompt": "one"})).await;
     let (_, two) =
@@ -153,12 +160,13 @@ async fn on_the_host_s_network_two_runs_at_once_have_gateways_of_their_own() {
     assert!(!ports.contains(&8787), "{ports:?}");
     let asked = server.model.as_ref().unwrap().requests().len();
     for port in &ports {
-        for header in ["", "x-codex-run: guessed\r\n", "x-codex-run:\r\n"] {
+        for header in ["", "x-gateway-run: guessed\r\n", "x-gateway-run:\r\n"] {
             let answer = foreign(*port, header).await;
             assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
         }
     }
     assert_eq!(server.model.as_ref().unwrap().requests().len(), asked);
+    drop(holding);
     for answer in [one, two] {
         let answer = await_answer(answer, server.home.path()).await;
         let result = &answer["result"]["structuredContent"];

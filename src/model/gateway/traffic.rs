@@ -230,3 +230,26 @@ fn keep(list: &mut Vec<String>, what: &str) {
         list.push(what.to_owned());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DEFAULT_TOML;
+
+    #[test]
+    fn only_the_whole_secret_is_that_of_the_run() {
+        let config: crate::config::Config = toml::from_str(DEFAULT_TOML).unwrap();
+        let limits = Limits::new(&config.model, 0);
+        let headers = |shown: &str| {
+            HeaderMap::from_iter([(RUN_HEADER.parse().unwrap(), shown.parse().unwrap())])
+        };
+        assert!(Traffic::new(limits).is_ours(&HeaderMap::new()));
+        let traffic = Traffic::new(limits).requiring("abc".to_owned());
+        assert!(traffic.is_ours(&headers("abc")));
+        for shown in ["", "ab", "abcd", "abd", "ABC"] {
+            assert!(!traffic.is_ours(&headers(shown)), "{shown}");
+        }
+        assert!(!traffic.is_ours(&HeaderMap::new()));
+        assert!(super::super::headers::to_provider(&headers("abc")).is_empty());
+    }
+}
