@@ -65,7 +65,7 @@ fn can_be_alone() -> bool {
     if !can {
         let required = std::env::var_os("CODEX_TESTS_REQUIRE_ENGINE").is_some();
         assert!(!required, "no network of its own: needs root, unshare and ip");
-        println!("skipped: a network of its own needs root, unshare and ip");
+        eprintln!("skipped: a network of its own needs root, unshare and ip");
     }
     can
 }
