@@ -154,3 +154,26 @@ pub fn all(limits: &RunConfig, network: &NetworkConfig) -> Vec<Tool> {
         .with_annotations(ToolAnnotations::new().read_only(true).open_world(false)),
     ]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_tell_the_network_of_the_settings() {
+        let network = |mode, hosts: &[&str]| NetworkConfig {
+            mode,
+            allow_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        };
+        for (network, words) in [
+            (network(Network::None, &[]), "no network except the way to the model."),
+            (network(Network::None, &["crates.io"]), "to the model and to crates.io."),
+            (network(Network::Bridge, &[]), "The container has a network."),
+        ] {
+            let text = instructions(&network);
+            assert!(text.contains(words) && text.len() < 2048, "{text}");
+        }
+        assert!(container(&network(Network::None, &["crates.io"])).contains("crates.io"));
+        assert!(container(&network(Network::Host, &[])).contains("host's network"));
+    }
+}

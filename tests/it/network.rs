@@ -59,6 +59,7 @@ fn alone() -> bool {
 }
 
 /// Whether an own network can be had; tells why not.
+#[expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn can_be_alone() -> bool {
     let tried = Command::new("unshare").args(["-mn", "ip", "link", "set", "lo", "up"]).output();
     let can = tried.is_ok_and(|output| output.status.success());
