@@ -16,6 +16,7 @@
 pub mod call;
 mod changes;
 mod commits;
+mod connections;
 pub mod ended;
 pub mod progress;
 pub mod result;
@@ -34,12 +35,13 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::config::Config;
+use crate::config::{Config, NetworkConfig};
 use crate::container::Starter;
 use crate::engine::{Engine, EngineFacts};
 use crate::failure::{ErrorKind, Failure};
 use crate::model::credentials::{self, Files};
 use crate::model::gateway::Gateway;
+use crate::network;
 use crate::pool::Pool;
 use crate::pool::owner::Owner;
 use crate::pool::status::PoolStatus;
@@ -76,6 +78,11 @@ pub trait Jobs: Send + Sync + 'static {
 
     /// The pool now. Must answer at once, also while containers start.
     fn pool_status(&self) -> PoolStatus;
+
+    /// The network of the containers, which the texts of the tools tell.
+    fn network(&self) -> NetworkConfig {
+        NetworkConfig::default()
+    }
 }
 
 /// How long the end of the server waits for an apply; the client may kill before.
@@ -171,6 +178,9 @@ impl Orchestrator {
         tokio::task::spawn_blocking(move || recover_all(&state));
         let sweeper = Sweeper::new(owner.label(), &places.state);
         let label = owner.label().to_owned();
+        if let Some(warning) = network::warning(&config.network) {
+            tracing::warn!("{warning}");
+        }
         let (container, network) = (config.container.clone(), config.network.clone());
         let starter = Starter::new(Arc::clone(&engine), container, network, owner.into())
             .keeping_ignored(config.workspace.keep_ignored);
@@ -324,7 +334,12 @@ impl Jobs for Orchestrator {
             self.engine_facts.lock().as_ref().map(|facts| {
                 format!("{} {} (API {})", facts.name, facts.version, facts.api_version)
             });
-        PoolStatus { engine, ..self.pool.status() }
+        let warning = network::warning(&self.config.network);
+        PoolStatus { engine, warning, ..self.pool.status() }
+    }
+
+    fn network(&self) -> NetworkConfig {
+        self.config.network.clone()
     }
 }
 

@@ -50,6 +50,7 @@
 //! | kept | build state in ignored directories that stays in a container for the same workspace |
 //! | turn | the lock of a workspace: shared to read it, alone to write it |
 //! | gateway | the host side of the model path; the only place that knows a credential of ours |
+//! | proxy | the host side of the way to the hosts of `network.allow_hosts` |
 //!
 //! # Invariants
 //!
@@ -95,6 +96,8 @@ pub mod job;
 pub mod mcp;
 #[cfg(feature = "host")]
 pub mod model;
+#[cfg(feature = "host")]
+pub mod network;
 #[cfg(feature = "host")]
 pub mod pool;
 #[cfg(feature = "host")]

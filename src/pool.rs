@@ -148,6 +148,7 @@ impl<S: Source> Pool<S> {
             destroyed: state.stats.destroyed().clone(),
             latency_ms: state.stats.latencies(),
             engine: None,
+            warning: None,
             last_error: state.last_error.as_ref().map(ToString::to_string),
             unenforced: state.findings.unenforced.clone(),
             no_reset: state.findings.no_reset.clone(),

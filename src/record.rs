@@ -217,6 +217,11 @@ impl Record {
         self.folder.join("commits.bundle")
     }
 
+    /// What the proxy decided of the hosts that programs asked for; absent if none was.
+    pub fn network_json(&self) -> PathBuf {
+        self.folder.join("network.json")
+    }
+
     /// What the changes replaced.
     pub fn before_tar(&self) -> PathBuf {
         self.folder.join("before.tar")
@@ -401,7 +406,7 @@ pub(crate) fn write_json_to_disk<T: Serialize>(path: &Path, value: &T) -> Result
     folder.map_err(|source| io_error("written", path, source))
 }
 
-fn write_json_and<T: Serialize>(
+pub(crate) fn write_json_and<T: Serialize>(
     path: &Path,
     value: &T,
     then: impl FnOnce(&File) -> io::Result<()>,

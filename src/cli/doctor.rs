@@ -10,6 +10,7 @@ use super::{Context, Outcome, Stopped, auth, engine, out};
 use crate::container::check_image;
 use crate::engine::Engine;
 use crate::model::{Gateway, Limits};
+use crate::network;
 use crate::workspace::root::Roots;
 
 /// The model that Codex 0.169.0 uses if none is named.
@@ -51,6 +52,8 @@ pub(super) async fn execute(arguments: &Arguments, context: &Context) -> Result<
     if checks.iter().all(|check| check.good) {
         checks.push(armed(context).await);
     }
+    let network = &context.loaded.config.network;
+    checks.push(Check::new("network", Ok(network::describe(network))));
     checks.push(credential(context));
     checks.push(workspace(context));
     if arguments.live {

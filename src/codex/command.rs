@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::wire::{SpawnRequest, WORKSPACE};
+use crate::network::PROXY_ENVIRONMENT;
 use crate::path::RelPath;
 
 /// Where Codex keeps its state in a container.
@@ -50,6 +51,8 @@ pub struct CodexCommand {
     pub working_dir: Option<RelPath>,
     /// For the commands that Codex runs, not for Codex itself.
     pub env_vars: BTreeMap<String, String>,
+    /// Whether the environment names the proxy.
+    pub proxy: bool,
 }
 
 impl CodexCommand {
@@ -87,7 +90,9 @@ impl CodexCommand {
             argv.push(format!("shell_environment_policy.set={table}"));
         }
         argv.push("-".into());
-        let env = ENVIRONMENT.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let proxy = PROXY_ENVIRONMENT.iter().filter(|_| self.proxy);
+        let env = ENVIRONMENT.iter().chain(proxy);
+        let env = env.map(|(name, value)| ((*name).into(), (*value).into()));
         Ok(SpawnRequest {
             argv,
             env: env.collect(),
@@ -105,6 +110,27 @@ impl CodexCommand {
         };
         Ok(format!("{WORKSPACE}/{dir}"))
     }
+}
+
+/// The header in which Codex shows the secret of its run to the gateway, where one is asked for. It
+/// is none that the gateway passes on.
+pub const RUN_HEADER: &str = "x-gateway-run";
+
+/// The variable from which Codex takes that secret, so that it is in no argv.
+const RUN_VARIABLE: &str = "CODEX_GATEWAY_RUN";
+
+/// Tells Codex that the gateway is at `port` of the loopback interface and asks for `secret`.
+pub fn reach_gateway(request: &mut SpawnRequest, port: u16, secret: &str) {
+    let options = [
+        "-c".to_owned(),
+        format!("model_providers.gateway.base_url=\"http://127.0.0.1:{port}/v1\""),
+        "-c".to_owned(),
+        format!("model_providers.gateway.env_http_headers={{\"{RUN_HEADER}\"=\"{RUN_VARIABLE}\"}}"),
+    ];
+    // In front of the prompt's place, which is last.
+    let at = request.argv.len().saturating_sub(1);
+    request.argv.splice(at..at, options);
+    request.env.push((RUN_VARIABLE.to_owned(), secret.to_owned()));
 }
 
 /// Checks names and values that a program's environment cannot hold.
@@ -191,6 +217,7 @@ mod tests {
             model: Some("-x".into()),
             working_dir: Some(RelPath::new("a b/c").unwrap()),
             env_vars: vars(&[("A", "1\"2")]),
+            proxy: false,
         };
         let request = command.spawn_request("n").unwrap();
         assert_eq!(
@@ -203,6 +230,25 @@ mod tests {
         assert_eq!(request.cwd, "/app/a b/c");
         assert_eq!(request.nonce, "n");
         assert!(!request.env.iter().any(|(name, _)| name == "A" || name.contains("KEY")));
+    }
+
+    #[test]
+    fn the_way_to_a_gateway_elsewhere_has_its_secret_in_the_environment_alone() {
+        let mut request = CodexCommand::default().spawn_request("n").unwrap();
+        let proxied = CodexCommand { proxy: true, ..CodexCommand::default() };
+        let proxied = proxied.spawn_request("n").unwrap().env;
+        for (env, want) in [(&request.env, false), (&proxied, true)] {
+            assert_eq!(env.iter().any(|(name, _)| name == "https_proxy"), want);
+        }
+        reach_gateway(&mut request, 4711, "the secret");
+        let argv = request.argv.join("\n");
+        assert!(argv.contains("base_url=\"http://127.0.0.1:4711/v1\"") && argv.ends_with("\n-"));
+        assert!(!argv.contains("secret"), "{argv}");
+        let (name, value) = request.env.last().unwrap();
+        assert!(argv.contains(name) && value == "the secret");
+        for option in argv.split("\n-c\n").skip(1) {
+            toml::from_str::<toml::Table>(option.trim_end_matches("\n-")).unwrap();
+        }
     }
 
     #[test]

@@ -16,6 +16,12 @@ pub struct NetworkConfig {
     pub allow_hosts: Vec<String>,
 }
 
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self { mode: Network::None, allow_hosts: Vec::new() }
+    }
+}
+
 /// Reads `none`, `bridge`, `host`, or the name of one of the engine's networks.
 fn mode<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Network, D::Error> {
     Ok(match String::deserialize(deserializer)?.as_str() {

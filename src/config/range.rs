@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use super::Config;
 use super::model::wrong_entries;
+use super::network::NetworkConfig;
+use crate::engine::Network;
+use crate::network::rules::Rules;
 
 /// What is wrong: the keys that are involved, each with the rest of a sentence that begins with it.
 /// The sentence about a key that the user set is the one to show.
@@ -23,8 +26,7 @@ const GIB: u64 = 1 << 30;
 
 /// The first thing that is wrong, if anything is.
 pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
-    let Config { pool, container, workspace, run, codex: _, model, network: _, runs, server } =
-        config;
+    let Config { pool, container, workspace, run, codex: _, model, network, runs, server } = config;
     let checks = [
         within("pool.max_size", &pool.max_size, 1..=256),
         ordered(("pool.min_idle", &pool.min_idle), ("pool.max_size", &pool.max_size)),
@@ -65,6 +67,11 @@ pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
         within("model.max_per_minute", &model.max_per_minute, 1..=100_000),
         within("model.response_timeout", &Shown(model.response_timeout), span(SECOND, HOUR)),
         within("model.idle_timeout", &Shown(model.idle_timeout), span(SECOND, HOUR)),
+        network_mode(&network.mode),
+        Rules::parse(&network.allow_hosts)
+            .err()
+            .map(|error| wrong("network.allow_hosts", error.to_string())),
+        allow_hosts_without_effect(network),
         within("runs.keep", &runs.keep, 1..=usize::MAX),
         within("runs.keep_for", &Shown(runs.keep_for), span(HOUR, CENTURY)),
         at_least("runs.max_bytes", runs.max_bytes, MIB),
@@ -147,6 +154,32 @@ fn whole_seconds(key: &'static str, value: Duration) -> Option<Wrong> {
 
 fn not_blank(key: &'static str, value: &str) -> Option<Wrong> {
     value.trim().is_empty().then(|| wrong(key, "must not be empty".to_owned()))
+}
+
+/// A name of an engine's network has a form; others, such as `container:ID`, mean something else.
+fn network_mode(mode: &Network) -> Option<Wrong> {
+    let Network::Named(name) = mode else { return None };
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(good);
+    (!is_name).then(|| {
+        let problem = format!(
+            "must be \"none\", \"bridge\", \"host\" or the name of one of the engine's networks, \
+             but is {name:?}"
+        );
+        wrong("network.mode", problem)
+    })
+}
+
+/// Hosts that are named where all can be reached would look like a limit.
+fn allow_hosts_without_effect(network: &NetworkConfig) -> Option<Wrong> {
+    let confined = network.mode == Network::None || network.allow_hosts.is_empty();
+    (!confined).then(|| {
+        let both = "network.mode = \"none\"";
+        Wrong(vec![
+            ("network.allow_hosts", format!("limits nothing without {both}; remove one of them")),
+            ("network.mode", format!("makes network.allow_hosts limit nothing; set {both}")),
+        ])
+    })
 }
 
 fn base_url(value: &str) -> Option<Wrong> {

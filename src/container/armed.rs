@@ -10,7 +10,8 @@ use crate::config::{ContainerConfig, NetworkConfig};
 use crate::engine::{ContainerId, Engine, EngineError};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
-use crate::keeper::wire::{ArmRequest, Fingerprint, PROXY_PORT, ResetRequest};
+use crate::keeper::wire::{ArmRequest, Fingerprint, ResetRequest};
+use crate::network;
 use crate::pool::owner::Owner;
 use crate::pool::source::{Findings, Pooled, Source, StartError};
 
@@ -33,6 +34,8 @@ pub struct ArmedContainer {
     id: ContainerId,
     keeper: Keeper,
     incoming: Incoming,
+    /// See [`ArmedContainer::gateway_port`].
+    gateway_port: Option<u16>,
     fingerprint: Fingerprint,
     /// What the engine said against it.
     mark: Arc<Mark>,
@@ -47,6 +50,12 @@ impl ArmedContainer {
     /// the container alive.
     pub fn keeper(&self) -> Keeper {
         self.keeper.clone()
+    }
+
+    /// The port of the loopback interface at which Codex finds the gateway, if it is another than
+    /// usual: one that other programs reach too.
+    pub fn gateway_port(&self) -> Option<u16> {
+        self.gateway_port
     }
 
     /// The connections that programs in it make.
@@ -90,6 +99,10 @@ impl Pooled for ArmedContainer {
                 let found = report.fingerprint;
                 return Err(format!("it is {found:?} but was {:?}", self.fingerprint));
             }
+            if self.gateway_port.is_some() {
+                let port = report.ports.first().copied();
+                self.gateway_port = Some(port.ok_or("it does not say where it listens")?);
+            }
             if !report.kept.is_empty() {
                 tracing::debug!(container = %self.id, kept = ?report.kept, "build state stays");
             }
@@ -127,11 +140,11 @@ impl Starter {
 
     /// How a container is armed.
     fn arm(&self) -> ArmRequest {
-        let mut request = ArmRequest::default();
-        if !self.network.allow_hosts.is_empty() {
-            request.forward.push(PROXY_PORT);
+        ArmRequest {
+            forward: network::forwarded(&self.network),
+            any_port: network::is_shared(&self.network),
+            ..ArmRequest::default()
         }
-        request
     }
 
     /// The same, whose resets keep what was built in ignored directories, or do not
@@ -166,8 +179,25 @@ impl Starter {
             kind: ErrorKind::EngineUnavailable,
             sentence: format!("the engine did not confine a container as asked: {error}"),
         })?;
+        let gateway_port = if network::is_shared(&self.network) {
+            Some(armed.ports.first().copied().ok_or_else(|| StartError {
+                kind: ErrorKind::ContainerLost,
+                sentence: "the keeper does not say where it listens".to_owned(),
+            })?)
+        } else {
+            None
+        };
         let (id, fingerprint, reset) = (id.clone(), armed.fingerprint, self.reset);
-        Ok(ArmedContainer { id, keeper, incoming, fingerprint, findings, mark, reset })
+        Ok(ArmedContainer {
+            id,
+            keeper,
+            incoming,
+            gateway_port,
+            fingerprint,
+            findings,
+            mark,
+            reset,
+        })
     }
 }
 
@@ -251,7 +281,8 @@ impl ArmedContainer {
         mark: Arc<Mark>,
     ) -> Self {
         let (fingerprint, reset) = (Fingerprint::default(), ResetRequest::default());
-        Self { id, keeper, incoming, fingerprint, findings: Findings::default(), mark, reset }
+        let (findings, gateway_port) = (Findings::default(), None);
+        Self { id, keeper, incoming, gateway_port, fingerprint, findings, mark, reset }
     }
 }
 
@@ -285,9 +316,17 @@ mod tests {
         let id = ContainerId("c".to_owned());
         let fingerprint = keeper.reset().await.unwrap();
         let reset = ResetRequest { keep_ignored: true };
-        let (findings, mark) = (Findings::default(), Arc::default());
-        let mut container =
-            ArmedContainer { id, keeper, incoming, fingerprint, findings, mark, reset };
+        let (findings, mark, gateway_port) = (Findings::default(), Arc::default(), None);
+        let mut container = ArmedContainer {
+            id,
+            keeper,
+            incoming,
+            gateway_port,
+            fingerprint,
+            findings,
+            mark,
+            reset,
+        };
         container.reset().await.unwrap();
         container.fingerprint.processes += 1;
         assert!(container.reset().await.is_err());

@@ -67,6 +67,12 @@ pub enum PostureError {
          the engine gives to every container"
     )]
     Network(String),
+    /// There is none, and there should be one.
+    #[error(
+        "it has no network interface besides lo although network.mode names a network; see whether \
+         the engine has it"
+    )]
+    NoNetwork,
     /// A place is not mounted.
     #[error("{0:.200} is not mounted in it")]
     Missing(String),
@@ -202,10 +208,15 @@ fn check_confinement(spec: &ContainerSpec, posture: &Posture) -> Result<(), Post
     if spec.read_only && !posture.read_only_root {
         return Err(PostureError::WritableRoot);
     }
-    if spec.network == Network::None
-        && let Some(interface) = posture.interfaces.iter().find(|name| *name != "lo")
-    {
-        return Err(PostureError::Network(interface.clone()));
+    let interface = posture.interfaces.iter().find(|name| *name != "lo");
+    match (&spec.network, interface) {
+        (Network::None, Some(interface)) => {
+            return Err(PostureError::Network(interface.clone()));
+        }
+        (Network::Bridge | Network::Named(_), None) => return Err(PostureError::NoNetwork),
+        // The host may have none itself.
+        (Network::None, None) | (Network::Host, _) => {}
+        (Network::Bridge | Network::Named(_), Some(_)) => {}
     }
     Ok(())
 }

@@ -3,21 +3,20 @@
 use std::fs::File;
 use std::time::Duration;
 
-use futures::StreamExt;
-use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::codex::command::CodexCommand;
+use crate::codex::command::{self, CodexCommand};
 use crate::codex::exec::{self, CodexRun, Output};
 use crate::codex::log::LimitedLog;
 use crate::codex::outcome::{CodexOutcome, judge};
 use crate::codex::progress as codex_progress;
 use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
-use crate::keeper::client::{Incoming, Keeper, KeeperError, Program, ProgramEvent};
+use crate::keeper::client::{Keeper, KeeperError, Program, ProgramEvent};
 use crate::keeper::wire::{IgnoredTotal, SpawnRequest};
 use crate::model::gateway::{Gateway, Limits, Traffic};
+use crate::network;
 use crate::pool::lease::Lease;
 use crate::pool::place::Place;
 use crate::pool::source::Pooled;
@@ -30,6 +29,7 @@ use crate::workspace::send::SendRules;
 use crate::workspace::{GitSent, Snapshot, Workspace};
 
 use super::call::{Mode, RunCall};
+use super::connections::{self, Ways};
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Sent, Status};
 use super::told::{
@@ -112,6 +112,7 @@ async fn prepare(orchestrator: &Orchestrator, call: &RunCall) -> Result<Prepared
     let runs = orchestrator.places.runs.clone();
     let default_model = orchestrator.config.codex.model.clone();
     let owner = orchestrator.owner.clone();
+    let proxy = network::has_proxy(&orchestrator.config.network);
     let call = call.clone();
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
@@ -121,6 +122,7 @@ async fn prepare(orchestrator: &Orchestrator, call: &RunCall) -> Result<Prepared
             model: call.model.clone().or(Some(default_model).filter(|model| !model.is_empty())),
             working_dir: workspace.working_dir.clone(),
             env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            proxy,
         };
         let request = command.spawn_request(uuid::Uuid::new_v4().to_string())?;
         let record = Record::create(&runs, &Request::new(&call, &workspace.path, &owner))?;
@@ -303,7 +305,7 @@ impl Job<'_> {
     ) -> Result<(Stop, CodexOutcome), Failure> {
         self.progress.say("Starting Codex");
         let config = &self.orchestrator.config;
-        let request = prepared.request.clone();
+        let mut request = prepared.request.clone();
         let log = |path| {
             File::create(path).map(|file| LimitedLog::new(file, config.runs.log_limit)).map_err(
                 |error| {
@@ -318,8 +320,19 @@ impl Job<'_> {
         let stderr = log(prepared.record.stderr_log())?;
         let mut run = CodexRun::new(request.nonce.clone(), events, stderr);
         let began = Instant::now();
-        let traffic =
-            std::sync::Arc::new(Traffic::new(Limits::new(&config.model, config.run.max_tokens)));
+        let mut traffic = Traffic::new(Limits::new(&config.model, config.run.max_tokens));
+        if let Some(port) = lease.container().gateway_port() {
+            // What listens there is reached by every program of the host.
+            let secret = uuid::Uuid::new_v4().to_string();
+            command::reach_gateway(&mut request, port, &secret);
+            traffic = traffic.requiring(secret);
+        }
+        let traffic = std::sync::Arc::new(traffic);
+        let ways = Ways {
+            gateway: &prepared.gateway,
+            traffic: traffic.clone(),
+            proxy: connections::proxy(&config.network)?,
+        };
         let progress = self.progress.clone();
         let stop = {
             let following = async {
@@ -338,7 +351,7 @@ impl Job<'_> {
                 }
             };
             let container: &mut ArmedContainer = lease.container();
-            let connections = serve(container.incoming(), &prepared.gateway, &traffic);
+            let connections = ways.serve(container.incoming());
             tokio::select! {
                 stop = following => stop,
                 () = tokio::time::sleep(self.call.timeout) => Stop::TimedOut,
@@ -358,6 +371,7 @@ impl Job<'_> {
             self.orchestrator.pool.took(Phase::FirstRequest, first);
         }
         self.result.notes.extend(gateway_notes(&report));
+        ways.tell(self.result, &prepared.record, &config.network.allow_hosts).await;
         Ok((stop, run.outcome()))
     }
 
@@ -466,27 +480,6 @@ impl exec::Source for Running {
             ProgramEvent::Stderr(bytes) => Output::Stderr(bytes),
             ProgramEvent::Exited(report) => Output::Exited(report),
         })
-    }
-}
-
-/// Serves the connections that Codex makes to the model, until it is dropped.
-async fn serve(
-    incoming: &mut Incoming,
-    gateway: &Gateway,
-    traffic: &std::sync::Arc<Traffic>,
-) -> std::convert::Infallible {
-    let mut open = FuturesUnordered::new();
-    loop {
-        tokio::select! {
-            connection = incoming.accept() => match connection {
-                Some(connection) => {
-                    open.push(gateway.serve(connection, std::sync::Arc::clone(traffic)));
-                }
-                // The loss is told by the program's stream.
-                None => std::future::pending().await,
-            },
-            Some(()) = open.next() => {}
-        }
     }
 }
 

@@ -26,7 +26,8 @@ struct Harmless;
 
 impl Inside for Harmless {
     fn arm(&self, _: &ArmRequest) -> Result<Armed, Refusal> {
-        Ok(Armed { posture: Posture::default(), fingerprint: Fingerprint::default() })
+        let (posture, fingerprint) = (Posture::default(), Fingerprint::default());
+        Ok(Armed { posture, fingerprint, ports: Vec::new() })
     }
 
     fn put(&self, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {

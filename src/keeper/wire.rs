@@ -84,6 +84,10 @@ pub enum Request {
 pub struct ArmRequest {
     /// Ports on the container's loopback interface whose connections go to the host.
     pub forward: Vec<u16>,
+    /// Listen on ports that the kernel chooses instead, for a loopback interface that others use
+    /// too; connections are still announced with the port of `forward`.
+    #[serde(default)]
+    pub any_port: bool,
     /// Directory in the image that is copied to `.codex` in [`HOME`]; nothing is copied if it does
     /// not exist.
     pub codex_home_template: String,
@@ -91,7 +95,11 @@ pub struct ArmRequest {
 
 impl Default for ArmRequest {
     fn default() -> Self {
-        Self { forward: vec![GATEWAY_PORT], codex_home_template: HOME_TEMPLATE.to_owned() }
+        Self {
+            forward: vec![GATEWAY_PORT],
+            any_port: false,
+            codex_home_template: HOME_TEMPLATE.to_owned(),
+        }
     }
 }
 
@@ -102,6 +110,9 @@ pub struct Armed {
     pub posture: Posture,
     /// What a reset must restore.
     pub fingerprint: Fingerprint,
+    /// Where the listeners are, one for each port of [`ArmRequest::forward`].
+    #[serde(default)]
+    pub ports: Vec<u16>,
 }
 
 /// Limits of what is collected; over one of them the keeper refuses.
@@ -155,12 +166,15 @@ pub struct ResetReport {
     pub fingerprint: Fingerprint,
     /// What was kept, the topmost paths with their sizes.
     pub kept: Vec<IgnoredTotal>,
+    /// Where the listeners are now, as in [`Armed`].
+    #[serde(default)]
+    pub ports: Vec<u16>,
 }
 
 /// The first frame of a stream that the keeper opens.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IncomingHeader {
-    /// The port a program in the container connected to.
+    /// The port of [`ArmRequest::forward`] that a program in the container connected to.
     pub port: u16,
 }
 

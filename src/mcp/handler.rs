@@ -50,7 +50,7 @@ impl CodexTools {
         tracker: TaskTracker,
         shutdown: CancellationToken,
     ) -> Self {
-        let tools = tools::all(&limits).into();
+        let tools = tools::all(&limits, &jobs.network()).into();
         Self { jobs, tools, limits, tracker, shutdown }
     }
 
@@ -147,7 +147,7 @@ impl ServerHandler for CodexTools {
                 Implementation::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
                     .with_title("Codex in containers"),
             )
-            .with_instructions(tools::INSTRUCTIONS)
+            .with_instructions(tools::instructions(&self.jobs.network()))
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {

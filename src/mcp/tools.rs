@@ -5,7 +5,8 @@ use std::sync::Arc;
 use rmcp::model::{Tool, ToolAnnotations};
 
 use super::schema;
-use crate::config::RunConfig;
+use crate::config::{NetworkConfig, RunConfig};
+use crate::engine::Network;
 use crate::job::result::{ApplyReport, DiffPage, RunResult, UndoReport};
 use crate::pool::status::PoolStatus;
 
@@ -21,7 +22,49 @@ pub const CODEX_RUN_UNDO: &str = "codex_run_undo";
 pub const CODEX_POOL_STATUS: &str = "codex_pool_status";
 
 /// What a client shows to its model about the server; clients cut it at 2 KiB.
-pub const INSTRUCTIONS: &str = "\
+pub fn instructions(network: &NetworkConfig) -> String {
+    format!("{INSTRUCTIONS} {} {PARALLEL}", instruction(network))
+}
+
+/// What a program in a container can reach.
+fn instruction(network: &NetworkConfig) -> String {
+    match (&network.mode, network.allow_hosts.as_slice()) {
+        (Network::None, []) => {
+            "The container has no network except the way to the model.".to_owned()
+        }
+        (Network::None, hosts) => {
+            format!(
+                "The container has no network except the way to the model and to {}.",
+                few(hosts)
+            )
+        }
+        _ => "The container has a network.".to_owned(),
+    }
+}
+
+/// The kind of container in the description of a tool.
+fn container(network: &NetworkConfig) -> String {
+    match (&network.mode, network.allow_hosts.as_slice()) {
+        (Network::None, []) => "an isolated container without network".to_owned(),
+        (Network::None, hosts) => {
+            format!("an isolated container that reaches the hosts {} only", few(hosts))
+        }
+        (Network::Host, _) => "a container on the host's network".to_owned(),
+        (Network::Bridge | Network::Named(_), _) => "an isolated container with network".to_owned(),
+    }
+}
+
+/// The first of them; clients cut long texts.
+fn few(hosts: &[String]) -> String {
+    const MOST: usize = 5;
+    let told = hosts.iter().take(MOST).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match hosts.len().saturating_sub(MOST) {
+        0 => told,
+        more => format!("{told} and {more} more"),
+    }
+}
+
+const INSTRUCTIONS: &str = "\
 Runs OpenAI's Codex CLI, a coding agent, in an isolated container that is already waiting. \
 codex_run hands a task to Codex: the workspace is sent into the container, Codex reads, runs \
 commands and edits there, and its changes come back into the workspace. Files that the user \
@@ -29,19 +72,24 @@ changed meanwhile are never overwritten: such a conflict holds all changes.\n\
 Codex knows nothing of this conversation: write a prompt that says everything. With mode \
 \"suggest\" the changes are held: look at them with codex_run_diff and write them with \
 codex_run_apply and the run_id of the result. The changes of a run that failed, timed out or was \
-cancelled are held in the same way. codex_run_undo takes back what a run changed. The container has no network except the way to the model. \
+cancelled are held in the same way. codex_run_undo takes back what a run changed.";
+
+const PARALLEL: &str = "\
 Runs may be called in parallel. codex_pool_status shows whether containers are ready.";
 
 /// All tools, with the limits of the settings in their schemas.
-pub fn all(limits: &RunConfig) -> Vec<Tool> {
+pub fn all(limits: &RunConfig, network: &NetworkConfig) -> Vec<Tool> {
     vec![
         Tool::new(
             CODEX_RUN,
-            "Runs Codex, a coding agent, on a workspace, in an isolated container without network. \
+            format!(
+                "Runs Codex, a coding agent, on a workspace, in {}. \
              Codex reads the files, runs commands and edits; the changes are written to the \
              workspace (mode full-auto) or held for review (mode suggest). Returns the last message \
              of Codex, the changed files and a run_id. Give it one whole task with everything it \
              needs to know. May take minutes; sends progress.",
+                container(network)
+            ),
             Arc::new(schema::run_input(limits)),
         )
         .with_title("Run Codex in a container")
@@ -105,4 +153,27 @@ pub fn all(limits: &RunConfig) -> Vec<Tool> {
         .with_raw_output_schema(Arc::new(schema::answer_output::<PoolStatus>()))
         .with_annotations(ToolAnnotations::new().read_only(true).open_world(false)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_tell_the_network_of_the_settings() {
+        let network = |mode, hosts: &[&str]| NetworkConfig {
+            mode,
+            allow_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+        };
+        for (network, words) in [
+            (network(Network::None, &[]), "no network except the way to the model."),
+            (network(Network::None, &["crates.io"]), "to the model and to crates.io."),
+            (network(Network::Bridge, &[]), "The container has a network."),
+        ] {
+            let text = instructions(&network);
+            assert!(text.contains(words) && text.len() < 2048, "{text}");
+        }
+        assert!(container(&network(Network::None, &["crates.io"])).contains("crates.io"));
+        assert!(container(&network(Network::Host, &[])).contains("host's network"));
+    }
 }

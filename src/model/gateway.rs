@@ -6,6 +6,7 @@
 //! | `POST /v1/responses` | decoded, checked by [`request`], sent to `<model.base_url>/responses` |
 //! | `GET /v1/responses` with an upgrade to WebSocket | 426, so that Codex falls back to HTTP at once |
 //! | anything else | 403, recorded |
+//! | anything without the secret of the run, where one is asked for | 403, recorded |
 //!
 //! A body that is refused, and a request over a limit of the run, is answered with 400, since Codex
 //! does not try again then. The answer of the provider is passed on whatever its status, errors
@@ -218,6 +219,13 @@ impl Inner {
         request: Request<Incoming>,
         traffic: &Arc<Traffic>,
     ) -> Result<Response<Body>, Refusal> {
+        if !traffic.is_ours(request.headers()) {
+            return Err(Refusal::new(
+                StatusCode::FORBIDDEN,
+                "not_of_the_run",
+                "a request without the secret of the run was refused; it came from another program",
+            ));
+        }
         let target = route(&request)?;
         let (parts, body) = request.into_parts();
         let permit = traffic.enter().map_err(Refusal::request)?;

@@ -34,6 +34,9 @@ pub struct PoolStatus {
     /// The engine and its version; left out while none has answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
+    /// What the settings do not confine, such as another network than "none".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// The last thing that went wrong in the background.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -73,6 +76,10 @@ impl PoolStatus {
         if let Some(engine) = &self.engine {
             text.push_str("; engine ");
             text.push_str(engine);
+        }
+        if let Some(warning) = &self.warning {
+            text.push_str("\nWarning: ");
+            text.push_str(warning);
         }
         if let Some(error) = &self.last_error {
             text.push_str("\nLast error: ");

@@ -22,6 +22,8 @@ mod login;
 mod login_runs;
 mod main_job;
 mod memory;
+mod network;
+mod network_modes;
 mod odd_tree;
 mod outcome;
 mod parallel;

@@ -146,7 +146,7 @@ async fn the_container_has_no_network_no_credential_and_no_privilege() {
             "env > env.txt; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n' >> env.txt; \
              grep -rs sk-test ~/.codex >> env.txt; id -u > id.txt; \
              grep -E 'CapEff|CapPrm|NoNewPrivs|Seccomp:' /proc/self/status >> id.txt; \
-             ls /sys/class/net > net.txt; (curl -m 2 -s http://1.1.1.1 && echo out) >> net.txt; \
+             ls /sys/class/net > net.txt; (curl --noproxy '*' -m 2 -s http://1.1.1.1 && echo out) >> net.txt; \
              (touch /usr/x 2>/dev/null && echo writable) >> net.txt; \
              (unshare -Ur true 2>/dev/null && echo unshared) >> net.txt; true",
         ),

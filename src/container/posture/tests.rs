@@ -226,3 +226,17 @@ proptest! {
         prop_assert!(findings.no_reset.is_empty());
     }
 }
+
+#[test]
+fn a_container_has_the_network_that_was_asked_for() {
+    let with = |network| ContainerSpec { network, ..asked() };
+    let mut posture = good();
+    for network in [Network::Bridge, Network::Named("n".into())] {
+        assert_eq!(check_posture(&with(network), &posture), Err(PostureError::NoNetwork));
+    }
+    assert_eq!(check_posture(&with(Network::Host), &posture), Ok(Findings::default()));
+    posture.interfaces.push("eth0".into());
+    for network in [Network::Bridge, Network::Named("n".into()), Network::Host] {
+        assert_eq!(check_posture(&with(network), &posture), Ok(Findings::default()));
+    }
+}

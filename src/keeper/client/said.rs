@@ -21,6 +21,8 @@ const MAX_MOUNT: usize = 16 << 10;
 const MAX_MOUNTS: usize = 1024;
 /// Topmost ignored paths of one report.
 const MAX_IGNORED: usize = 2000;
+/// Ports that are listened on at most.
+const MAX_PORTS: usize = 16;
 
 /// `text` in at most `most` characters, none of which moves the cursor, ends the line or turns the
 /// direction of writing.
@@ -99,7 +101,7 @@ impl Said for ExitReport {
 impl Said for Armed {
     fn checked(self) -> Result<Self, KeeperError> {
         let fingerprint = self.fingerprint.checked()?;
-        Ok(Self { posture: self.posture.checked()?, fingerprint })
+        Ok(Self { posture: self.posture.checked()?, fingerprint, ports: some_ports(self.ports)? })
     }
 }
 
@@ -139,13 +141,22 @@ impl Said for Fingerprint {
     }
 }
 
+/// Whether these can be the ports of listeners.
+fn some_ports(ports: Vec<u16>) -> Result<Vec<u16>, KeeperError> {
+    match ports.len() > MAX_PORTS || ports.contains(&0) {
+        true => Err(KeeperError::corrupt("ports that nothing listens on")),
+        false => Ok(ports),
+    }
+}
+
 impl Said for ResetReport {
     fn checked(self) -> Result<Self, KeeperError> {
         let mut kept = self.kept;
         // Nothing is decided by them.
         kept.truncate(MAX_IGNORED);
         check_totals(&kept)?;
-        Ok(Self { fingerprint: self.fingerprint.checked()?, kept })
+        let ports = some_ports(self.ports)?;
+        Ok(Self { fingerprint: self.fingerprint.checked()?, kept, ports })
     }
 }
 

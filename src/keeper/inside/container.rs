@@ -98,7 +98,7 @@ impl Container {
         let mut state = self.state.lock();
         state.tree = Tree::Empty;
         state.aside = aside;
-        Ok(ResetReport { fingerprint, kept })
+        Ok(ResetReport { fingerprint, kept, ports: Vec::new() })
     }
 
     /// Notes what a job that begins now must leave free.
@@ -128,7 +128,7 @@ impl Inside for Container {
         // Before the places are emptied, so that whatever was tried leaves nothing.
         let tried = attempts::run()?;
         let fingerprint = self.restore(false)?.fingerprint;
-        Ok(Armed { posture: posture::read(tried)?, fingerprint })
+        Ok(Armed { posture: posture::read(tried)?, fingerprint, ports: Vec::new() })
     }
 
     fn put(&self, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {

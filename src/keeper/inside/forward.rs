@@ -10,21 +10,26 @@ use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::keeper::frame::{FrameWriter, Kind};
-use crate::keeper::mux::Opener;
+use crate::keeper::mux::{MAX_OPENED, Opener};
 use crate::keeper::wire::IncomingHeader;
 
-/// Connections of one port at most at once; more wait to be accepted. Far below what the
-/// multiplexer can hold, since a program of uid 1000 decides how many it opens.
-const CONNECTIONS: usize = 32;
+/// Connections of one port at most at once; more wait to be accepted. Each port has its own share
+/// of what the multiplexer lets be open, so that a program that fills the proxy's does not keep
+/// Codex from the gateway.
+const CONNECTIONS: usize = MAX_OPENED / 2;
 
-/// Listens on `port` until the handle is dropped, which also ends its connections. The permits
-/// bound the connections of all ports.
-pub(super) async fn listen(
-    port: u16,
-    opener: Opener,
-    permits: Arc<Semaphore>,
-) -> io::Result<AbortOnDropHandle<()>> {
+/// Takes `port` on the loopback interface, or one that the kernel chooses if it is 0, and tells
+/// which.
+pub(super) async fn bind(port: u16) -> io::Result<(TcpListener, u16)> {
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let port = listener.local_addr()?.port();
+    Ok((listener, port))
+}
+
+/// Hands the connections that `listener` accepts on, announced as to `port`, until the handle is
+/// dropped, which also ends them.
+pub(super) fn serve(listener: TcpListener, port: u16, opener: Opener) -> AbortOnDropHandle<()> {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     let task = tokio::spawn(async move {
         let mut open = JoinSet::new();
         loop {
@@ -48,7 +53,7 @@ pub(super) async fn listen(
             });
         }
     });
-    Ok(AbortOnDropHandle::new(task))
+    AbortOnDropHandle::new(task)
 }
 
 /// Ends listeners and their connections, and returns once their ports are free again. What waited
@@ -59,11 +64,6 @@ pub(super) async fn close(listeners: Vec<AbortOnDropHandle<()>>) {
         // It was aborted; that is what it says.
         let _ = listener.await;
     }
-}
-
-/// The permits that all listeners share.
-pub(super) fn permits() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(CONNECTIONS))
 }
 
 /// Carries bytes both ways until both have ended. The stream is given up only after the host has

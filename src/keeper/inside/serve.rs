@@ -17,7 +17,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::container::Container;
@@ -61,8 +61,8 @@ struct Core<I> {
     tree: tokio::sync::Mutex<()>,
     job: AtomicBool,
     listeners: Mutex<Vec<AbortOnDropHandle<()>>>,
-    ports: Mutex<Vec<u16>>,
-    connections: Arc<Semaphore>,
+    /// As [`ArmRequest`] says.
+    ports: Mutex<(Vec<u16>, bool)>,
 }
 
 /// Serves a host over the two halves of a stream until it is gone, and says why it ended.
@@ -81,7 +81,6 @@ pub async fn serve<I: Inside>(
         job: AtomicBool::new(false),
         listeners: Mutex::default(),
         ports: Mutex::default(),
-        connections: forward::permits(),
     });
     let inbound = |stream| {
         let core = Arc::clone(&core);
@@ -131,22 +130,25 @@ impl<I: Inside> Core<I> {
         let _tree = self.tree.lock().await;
         require_end(self.end().await?)?;
         self.close_listeners().await;
-        self.ports.lock().clone_from(&request.forward);
-        self.listen().await?;
+        *self.ports.lock() = (request.forward.clone(), request.any_port);
+        let ports = self.listen().await?;
         self.job.store(false, Ordering::Relaxed);
         let inside = Arc::clone(&self.inside);
-        blocking(move || inside.arm(&request)).await
+        let armed = blocking(move || inside.arm(&request)).await?;
+        Ok(Armed { ports, ..armed })
     }
 
-    async fn listen(&self) -> Result<(), Refusal> {
-        let ports = self.ports.lock().clone();
+    /// Gives the ports that are listened on.
+    async fn listen(&self) -> Result<Vec<u16>, Refusal> {
+        let (ports, any_port) = self.ports.lock().clone();
+        let mut bound = Vec::with_capacity(ports.len());
         for port in ports {
-            let listener =
-                forward::listen(port, self.opener.clone(), Arc::clone(&self.connections)).await;
-            let listener = listener.doing(format_args!("listen on port {port}"))?;
-            self.listeners.lock().push(listener);
+            let listener = forward::bind(if any_port { 0 } else { port }).await;
+            let (listener, at) = listener.doing(format_args!("listen on port {port}"))?;
+            bound.push(at);
+            self.listeners.lock().push(forward::serve(listener, port, self.opener.clone()));
         }
-        Ok(())
+        Ok(bound)
     }
 
     async fn close_listeners(&self) {
@@ -167,9 +169,9 @@ impl<I: Inside> Core<I> {
         self.close_listeners().await;
         let inside = Arc::clone(&self.inside);
         let report = blocking(move || inside.reset(&request)).await?;
-        self.listen().await?;
+        let ports = self.listen().await?;
         self.job.store(false, Ordering::Relaxed);
-        Ok(report)
+        Ok(ResetReport { ports, ..report })
     }
 
     async fn put(self: &Arc<Self>, mut reader: Reader) -> Result<PutReport, Refusal> {

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
+use hyper::header::{HeaderMap, HeaderValue};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::limits::{Limits, Rate};
+use crate::codex::command::RUN_HEADER;
 
 /// Different refusals kept of one run; more are only counted.
 const MAX_DENIED: usize = 100;
@@ -20,6 +22,8 @@ const MAX_UNANSWERED: u32 = 2;
 #[derive(Debug)]
 pub struct Traffic {
     limits: Limits,
+    /// What requests must show, if anything.
+    secret: Option<String>,
     times: Mutex<Times>,
     denied: Mutex<Vec<String>>,
     denied_total: AtomicU32,
@@ -94,7 +98,22 @@ impl Traffic {
             bodies: Semaphore::new(limits.request_kib as usize),
             concurrent: Arc::new(Semaphore::new(limits.concurrent as usize)),
             limits,
+            secret: None,
         }
+    }
+
+    /// The same, in which only requests pass that show `secret` in [`RUN_HEADER`].
+    pub fn requiring(self, secret: String) -> Self {
+        Self { secret: Some(secret), ..self }
+    }
+
+    /// Whether a request with these headers is one of the run.
+    pub(super) fn is_ours(&self, headers: &HeaderMap) -> bool {
+        let Some(secret) = &self.secret else { return true };
+        let shown = headers.get(RUN_HEADER).map(HeaderValue::as_bytes).unwrap_or_default();
+        // Takes as long wherever the two differ.
+        let differ = shown.iter().zip(secret.as_bytes()).fold(0, |all, (a, b)| all | (a ^ b));
+        shown.len() == secret.len() && differ == 0
     }
 
     /// Resolves when the run has used more than `run.max_tokens`.
@@ -209,5 +228,28 @@ impl Traffic {
 fn keep(list: &mut Vec<String>, what: &str) {
     if list.len() < MAX_DENIED && !list.iter().any(|kept| kept == what) {
         list.push(what.to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::DEFAULT_TOML;
+
+    #[test]
+    fn only_the_whole_secret_is_that_of_the_run() {
+        let config: crate::config::Config = toml::from_str(DEFAULT_TOML).unwrap();
+        let limits = Limits::new(&config.model, 0);
+        let headers = |shown: &str| {
+            HeaderMap::from_iter([(RUN_HEADER.parse().unwrap(), shown.parse().unwrap())])
+        };
+        assert!(Traffic::new(limits).is_ours(&HeaderMap::new()));
+        let traffic = Traffic::new(limits).requiring("abc".to_owned());
+        assert!(traffic.is_ours(&headers("abc")));
+        for shown in ["", "ab", "abcd", "abd", "ABC"] {
+            assert!(!traffic.is_ours(&headers(shown)), "{shown}");
+        }
+        assert!(!traffic.is_ours(&HeaderMap::new()));
+        assert!(super::super::headers::to_provider(&headers("abc")).is_empty());
     }
 }
