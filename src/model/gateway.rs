@@ -34,6 +34,7 @@ mod refusal;
 pub mod request;
 mod traffic;
 mod usage;
+mod veil;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -55,6 +56,7 @@ pub use self::limits::Limits;
 use self::provider::{Extras, checked_base, is_loopback};
 use self::refusal::{Refusal, whole};
 pub use self::traffic::{Traffic, TrafficReport};
+use self::veil::Veil;
 use crate::config::ModelConfig;
 use crate::model::credentials::{Credential, LoginError};
 
@@ -283,7 +285,9 @@ impl Inner {
         let headers = headers::to_codex(answer.headers());
         let body = if status.is_success() {
             let host = self.host().to_owned();
-            let stream = Counted::new(answer, traffic.clone(), host, asked, Some(permit));
+            let secrets = self.credential.secrets().into_iter().chain(self.extras.secrets());
+            let veil = Veil::new(secrets);
+            let stream = Counted::new(answer, traffic.clone(), host, asked, Some(permit), veil);
             BodyExt::boxed_unsync(StreamBody::new(stream))
         } else {
             let text = answer::error_text(answer, traffic.limits().idle_timeout).await;

@@ -66,5 +66,25 @@ mod tests {
             let text = format!("{before} {key} {after}");
             prop_assert!(!redact(&text).contains(&key));
         }
+
+        #[test]
+        fn no_token_survives_and_what_is_redacted_stays_so(
+            before in "(.{0,20}[^A-Za-z0-9_.*/+=~-])?",
+            token in "eyJ[A-Za-z0-9_-]{20,40}\\.[A-Za-z0-9_-]{5,40}\\.[A-Za-z0-9_-]{5,40}",
+            bearer in "[A-Za-z0-9_.-]{8,60}",
+            after in "(\\PC{0}|[ \"',;)].{0,20})",
+        ) {
+            let text = format!("{before}{token} Bearer {bearer}{after}");
+            let redacted = redact(&text);
+            prop_assert!(!redacted.contains(&token), "{redacted}");
+            let said = redacted.split_once("Bearer ").unwrap().1;
+            prop_assert!(said.starts_with(REDACTED), "{redacted}");
+            prop_assert_eq!(redact(&redacted), redacted);
+        }
+
+        #[test]
+        fn any_text_is_taken(text in "\\PC{0,200}") {
+            redact(&text);
+        }
     }
 }

@@ -13,6 +13,7 @@ mod commits_more;
 mod ignored;
 mod interrupted;
 mod kill;
+mod leaks;
 mod leftovers;
 mod lfs;
 mod main_job;

@@ -12,8 +12,8 @@ use super::guard::InContainer;
 use super::kept::{self, Aside};
 use super::manifest::{Manifest, Time};
 use super::{
-    Doing, Inside, Refusal, cgroup, children, collect, end, fingerprint, places, posture, process,
-    put, reset, sys, user,
+    Doing, Inside, Refusal, cgroup, children, collect, end, fingerprint, places, posture, private,
+    process, put, reset, sys, user,
 };
 use crate::keeper::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, PutReport, ResetReport, ResetRequest,
@@ -177,6 +177,7 @@ impl Inside for Container {
             return Err(Refusal(format!("{name:?} is no name of an environment variable")));
         }
         let cwd = CString::new(request.cwd.as_str()).doing("use the working directory")?;
+        private::write_all(&request.files)?;
         let mut command = std::process::Command::new(program);
         command
             .args(arguments)
