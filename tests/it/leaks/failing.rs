@@ -163,8 +163,7 @@ async fn no_token_of_a_login_is_in_what_is_said_of_it() {
             // Whatever would be asked of a token server goes nowhere.
             .env("HTTPS_PROXY", "http://127.0.0.1:1");
         let server = Server::start_in(Script::always(vec![]), options, home, workspace).await;
-        let mut stage =
-            Stage { secrets: secrets.clone().for_logins(), server, model, image_too: false };
+        let mut stage = Stage { secrets: secrets.clone().for_logins(), server, model };
         let result = stage.server.run("go").await;
         match want {
             None => assert_eq!(result["success"], true, "{text}: {result}"),
