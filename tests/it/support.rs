@@ -48,6 +48,7 @@ impl Options {
     }
 }
 
+type Lines = Arc<Mutex<Vec<String>>>;
 type Answers = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
 /// A running server.
@@ -279,7 +280,7 @@ async fn read(
     stdout: tokio::process::ChildStdout,
     answers: Answers,
     notify: mpsc::UnboundedSender<Value>,
-    (said, noise): (Arc<Mutex<Vec<String>>>, Arc<Mutex<Vec<String>>>),
+    (said, noise): (Lines, Lines),
 ) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {

@@ -105,7 +105,7 @@ impl Secrets {
     }
 
     pub(super) fn get(&self, name: &str) -> &str {
-        &self.0.iter().find(|secret| secret.name == name).expect("a known secret").value
+        &self.0.iter().find(|secret| secret.name == name).unwrap().value
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Secret> {

@@ -48,9 +48,9 @@ impl Searcher {
     pub(super) fn told(&self, output: &[u8]) -> BTreeSet<(String, &'static str)> {
         let mut found = BTreeSet::new();
         for line in output.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            let at = line.iter().position(|byte| *byte == 0).expect("a file name");
+            let at = line.iter().position(|byte| *byte == 0).unwrap();
             let path = String::from_utf8_lossy(&line[..at]).into_owned();
-            let form = std::str::from_utf8(&line[at + 1..]).expect("a form");
+            let form = std::str::from_utf8(&line[at + 1..]).unwrap();
             found.insert((path, self.forms[form]));
         }
         found
