@@ -9,6 +9,8 @@ use clap::Parser;
 use mcp_codex_orchestrator::cli::{Cli, Context, Outcome, Stopped};
 use mcp_codex_orchestrator::config::{self, LogFormat, Paths, ServerConfig};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::prelude::*;
 
 /// How long the runtime may take to end: a read that waits on stdin cannot be stopped.
 const RUNTIME_END: Duration = Duration::from_millis(100);
@@ -71,12 +73,15 @@ fn start(cli: Cli) -> Result<Outcome, Stopped> {
 
 /// Logs go to stderr; a command that a person looks at logs only what went wrong.
 fn start_log(config: &ServerConfig, whole: bool) {
-    // The protocol library tells every client's particulars; who wants that can still ask for it.
-    let filter = if whole { format!("rmcp=warn,{}", config.log) } else { "error".to_owned() };
-    let filter = EnvFilter::new(filter);
+    let filter = EnvFilter::new(if whole { &*config.log } else { "error" });
+    // The protocol library logs whole messages, with the values of env_vars; no filter brings
+    // those back.
+    let no_messages = filter_fn(|event| {
+        !event.target().starts_with("rmcp") || *event.level() <= tracing::Level::WARN
+    });
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.with_ansi(false).finish().with(no_messages).init(),
+        LogFormat::Json => builder.json().finish().with(no_messages).init(),
     }
 }

@@ -1,9 +1,10 @@
 //! The command line of a run.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::failure::{ErrorKind, Failure};
-use crate::keeper::wire::{SpawnRequest, WORKSPACE};
+use crate::keeper::wire::{PrivateFile, SpawnRequest, WORKSPACE};
 use crate::network::PROXY_ENVIRONMENT;
 use crate::path::RelPath;
 
@@ -36,12 +37,16 @@ pub(crate) const ENVIRONMENT: &[(&str, &str)] = &[
     ("LSAN_OPTIONS", "detect_leaks=0"),
 ];
 
-/// Bytes that all of `env_vars` may take together on the command line. Linux takes 128 KiB in one
-/// argument.
+/// Bytes that all of `env_vars` may take together. They share the space of a command's arguments.
 const MAX_ENV_VARS: usize = 100 * 1024;
 
-/// One run of `codex exec`.
-#[derive(Clone, Debug, Default)]
+/// The layer of Codex's configuration that holds `env_vars`. Not the command line, which every user
+/// of the host can read in the list of processes; a reset empties the directory.
+const CALL_PROFILE: &str = "call";
+const CALL_CONFIG: &str = ".codex/call.config.toml";
+
+/// One run of `codex exec`. `Debug` has no values of `env_vars`.
+#[derive(Clone, Default)]
 pub struct CodexCommand {
     /// The task; goes to stdin, so it is in no process list.
     pub prompt: String,
@@ -53,6 +58,17 @@ pub struct CodexCommand {
     pub env_vars: BTreeMap<String, String>,
     /// Whether the environment names the proxy.
     pub proxy: bool,
+}
+
+impl fmt::Debug for CodexCommand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env_vars.keys().map(String::as_str).collect();
+        f.debug_struct("CodexCommand")
+            .field("model", &self.model)
+            .field("working_dir", &self.working_dir)
+            .field("env_vars", &names)
+            .finish_non_exhaustive()
+    }
 }
 
 impl CodexCommand {
@@ -84,10 +100,12 @@ impl CodexCommand {
             // In one word, so that a name that begins with a dash is no flag.
             argv.push(format!("--model={model}"));
         }
+        let mut files = Vec::new();
         if !self.env_vars.is_empty() {
-            argv.push("-c".into());
+            argv.push(format!("--profile={CALL_PROFILE}"));
             let table = toml_table(&self.env_vars);
-            argv.push(format!("shell_environment_policy.set={table}"));
+            let contents = format!("[shell_environment_policy]\nset = {table}\n");
+            files.push(PrivateFile { path: CALL_CONFIG.into(), contents });
         }
         argv.push("-".into());
         let proxy = PROXY_ENVIRONMENT.iter().filter(|_| self.proxy);
@@ -97,6 +115,7 @@ impl CodexCommand {
             argv,
             env: env.collect(),
             cwd,
+            files,
             stdin: self.prompt.clone(),
             nonce: nonce.into(),
         })
@@ -145,7 +164,8 @@ pub fn check_env_vars(env_vars: &BTreeMap<String, String>) -> Result<(), String>
         }
         if name.contains(['=', '\0']) {
             return Err(format!(
-                "env_vars has the name {name:?}; a name may hold neither \"=\" nor NUL"
+                "env_vars has the name {:?}; a name may hold neither \"=\" nor NUL",
+                crate::job::call::name_of(name)
             ));
         }
         if value.contains('\0') {
@@ -211,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_command_line_has_neither_prompt_nor_credential() {
+    fn the_command_line_has_neither_prompt_nor_env_vars_nor_credential() {
         let command = CodexCommand {
             prompt: "--help\nme".into(),
             model: Some("-x".into()),
@@ -223,9 +243,15 @@ mod tests {
         assert_eq!(
             request.argv.join("\n"),
             "codex\nexec\n--json\n--dangerously-bypass-approvals-and-sandbox\n--ephemeral\n\
-             --skip-git-repo-check\n--color\nnever\n-C\n/app/a b/c\n--model=-x\n-c\n\
-             shell_environment_policy.set={\"A\"=\"1\\\"2\"}\n-"
+             --skip-git-repo-check\n--color\nnever\n-C\n/app/a b/c\n--model=-x\n\
+             --profile=call\n-"
         );
+        let [file] = &request.files[..] else { panic!("{:?}", request.files) };
+        assert_eq!(file.path, ".codex/call.config.toml");
+        let want = "[shell_environment_policy]\nset = {\"A\"=\"1\\\"2\"}\n";
+        assert_eq!(file.contents, want);
+        let shown = format!("{request:?} {command:?}");
+        assert!(!shown.contains("1\\\"2") && !shown.contains("help"), "{shown}");
         assert_eq!(request.stdin, "--help\nme");
         assert_eq!(request.cwd, "/app/a b/c");
         assert_eq!(request.nonce, "n");
@@ -255,7 +281,7 @@ mod tests {
     fn bad_env_vars_get_a_sentence_that_names_them_without_the_value() {
         for (pairs, want) in [
             (&[("", "secret")][..], "empty name"),
-            (&[("A=B", "secret")], "\"A=B\""),
+            (&[("A=secret", "")], "\"A=…\""),
             (&[("A\0", "secret")], "NUL"),
             (&[("A", "secret\0")], "\"A\""),
             (&[("A", &"secret".repeat(100_000))], "KiB"),

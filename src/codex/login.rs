@@ -41,7 +41,7 @@ pub fn read_request(nonce: String) -> SpawnRequest {
 
 fn request(argv: Vec<String>, nonce: String) -> SpawnRequest {
     let env = environment(Vec::new());
-    SpawnRequest { argv, env, cwd: HOME.to_owned(), stdin: String::new(), nonce }
+    SpawnRequest { argv, env, files: Vec::new(), cwd: HOME.to_owned(), stdin: String::new(), nonce }
 }
 
 fn environment(more: Vec<(String, String)>) -> Vec<(String, String)> {

@@ -10,6 +10,9 @@ use toml::{Table, Value};
 use super::{Config, ConfigError, DEFAULT_TOML, paths, range};
 use crate::job::call::nearest;
 
+/// Bytes from which on a wrong value of `[model]` may be a secret.
+const SECRET_LEN: usize = 12;
+
 /// What flags say.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -187,8 +190,16 @@ impl Layers {
         place: String,
     ) -> Result<(), ConfigError> {
         let name = format!("{section}.{key}");
-        let refuse =
-            |problem| ConfigError::Value { place: place.clone(), key: name.clone(), problem };
+        let refuse = |problem: String| {
+            // A secret in the wrong key is not shown; what is short is a slip worth showing.
+            let problem = match &value {
+                Value::String(text) if section == "model" && text.len() >= SECRET_LEN => {
+                    problem.replace(text.as_str(), "…")
+                }
+                _ => problem,
+            };
+            ConfigError::Value { place: place.clone(), key: name.clone(), problem }
+        };
         let default = self.defaults.get(section).and_then(|keys| keys.get(key));
         if let Some(problem) = default.and_then(|default| wrong_type(default, &value)) {
             return Err(refuse(problem));

@@ -185,16 +185,15 @@ fn allow_hosts_without_effect(network: &NetworkConfig) -> Option<Wrong> {
 fn base_url(value: &str) -> Option<Wrong> {
     let rest = value.strip_prefix("https://").or_else(|| value.strip_prefix("http://"));
     let host = rest.unwrap_or_default().split('/').next().unwrap_or_default();
-    if host.contains('@') {
-        return Some(wrong(
-            "model.base_url",
-            "must not hold a credential; set OPENAI_API_KEY instead".to_owned(),
-        ));
-    }
-    host.is_empty().then(|| {
-        wrong(
-            "model.base_url",
-            format!("must begin with https:// or http:// and a host, but is {value:?}"),
-        )
-    })
+    // Of none of these is the value shown: it may hold a secret.
+    let problem = if value.contains('@') {
+        "must not hold a credential; set OPENAI_API_KEY instead"
+    } else if value.contains(['?', '#']) {
+        "must have no query and no fragment; parameters go into model.query"
+    } else if host.is_empty() {
+        "must begin with https:// or http:// and a host"
+    } else {
+        return None;
+    };
+    Some(wrong("model.base_url", problem.to_owned()))
 }

@@ -88,7 +88,7 @@ impl EnvVars {
         if name.contains(['=', '\0']) {
             return Err(invalid(format!(
                 "env_vars has the name {}, but a name may not contain \"=\" or NUL",
-                quoted(&name)
+                quoted(&name_of(&name))
             )));
         }
         if value.contains('\0') {
@@ -113,6 +113,14 @@ impl EnvVars {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// A wrong name as it may be shown: what follows "=" is most likely a value.
+pub(crate) fn name_of(wrong: &str) -> String {
+    match wrong.find(['=', '\0']) {
+        Some(at) => format!("{}…", &wrong[..=at]),
+        None => wrong.to_owned(),
     }
 }
 

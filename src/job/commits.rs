@@ -160,6 +160,7 @@ async fn run(
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
         env: env.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         cwd: WORKSPACE.to_owned(),
+        files: Vec::new(),
         stdin,
         nonce,
     };

@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod mounts;
 pub mod places;
 pub mod posture;
+mod private;
 pub mod process;
 pub mod put;
 pub mod reset;
@@ -76,7 +77,8 @@ pub trait Inside: Send + Sync + 'static {
     fn put(&self, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal>;
     /// Waits until a change made from now on can be told from what was put.
     fn settle(&self) -> Result<(), Refusal>;
-    /// The program of a request, ready to be started as uid 1000 in a session of its own.
+    /// The program of a request, ready to be started as uid 1000 in a session of its own. Writes
+    /// the files that go with it.
     fn command(&self, request: &SpawnRequest) -> Result<tokio::process::Command, Refusal>;
     /// Writes what differs from what was put as a tar stream.
     fn collect(

@@ -19,6 +19,8 @@
 //! At any point the keeper may answer `Refused` with a sentence instead; that ends the operation.
 //! A stream that ends before its `Reply` did not complete, whatever came before.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. The image carries it as a label and the keeper tells it in
@@ -187,8 +189,9 @@ pub struct Hello {
     pub version: String,
 }
 
-/// A program to run as uid 1000.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// A program to run as uid 1000. `Debug` has neither stdin nor what is in the files, nor values of
+/// the environment.
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct SpawnRequest {
     /// Program (looked up on `PATH`) and arguments.
     pub argv: Vec<String>,
@@ -196,12 +199,43 @@ pub struct SpawnRequest {
     pub env: Vec<(String, String)>,
     /// Working directory, absolute.
     pub cwd: String,
+    /// Written before the program starts, readable by it alone: what may stand in no argument, which
+    /// every user of the host can read. Refused if there is something of that path.
+    pub files: Vec<PrivateFile>,
     /// Written to stdin, which is closed afterwards. It travels after the request, in frames of its
     /// own, so that its length has no limit here.
     #[serde(skip)]
     pub stdin: String,
     /// Comes back in the exit report and proves that the report is of this run.
     pub nonce: String,
+}
+
+impl fmt::Debug for SpawnRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.env.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("SpawnRequest")
+            .field("argv", &self.argv)
+            .field("env", &names)
+            .field("cwd", &self.cwd)
+            .field("files", &self.files)
+            .field("nonce", &self.nonce)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A file that a program is started with. `Debug` has its path only.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrivateFile {
+    /// Relative to [`HOME`], and in a directory that is there.
+    pub path: String,
+    /// What is in it.
+    pub contents: String,
+}
+
+impl fmt::Debug for PrivateFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PrivateFile").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 /// How a program ended. A run is complete if and only if its own nonce came back.

@@ -260,21 +260,25 @@ impl Credential {
         }
     }
 
-    /// `text` without this credential and without anything else that looks like one.
-    pub fn redact(&self, text: &str) -> String {
-        let without = |text: &str, secret: &str| text.replace(secret, REDACTED);
+    /// What of it must go nowhere but to the provider.
+    pub(super) fn secrets(&self) -> Vec<String> {
         match &self.kind {
-            Kind::None => redact(text),
-            Kind::ApiKey(key) => redact(&without(text, key)),
+            Kind::None => Vec::new(),
+            Kind::ApiKey(key) => vec![key.clone()],
             Kind::ChatGpt(login) => {
-                let tokens = login.current();
-                let mut text = without(text, &tokens.stored.access);
-                if let Some(refresh) = &tokens.stored.refresh {
-                    text = without(&text, refresh);
-                }
-                redact(&text)
+                let stored = &login.current().stored;
+                [Some(stored.access.clone()), stored.refresh.clone()]
+                    .into_iter()
+                    .flatten()
+                    .collect()
             }
         }
+    }
+
+    /// `text` without this credential and without anything else that looks like one.
+    pub fn redact(&self, text: &str) -> String {
+        let without = |text: String, secret: &String| text.replace(secret, REDACTED);
+        redact(&self.secrets().iter().fold(text.to_owned(), without))
     }
 
     /// Whether requests go without one.

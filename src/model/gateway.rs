@@ -38,6 +38,7 @@ pub mod request;
 mod routing;
 mod traffic;
 mod usage;
+mod veil;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -60,6 +61,7 @@ use self::provider::{Extras, checked_base, is_loopback};
 use self::refusal::{Refusal, whole};
 use self::routing::{Route, Routing};
 pub use self::traffic::{Traffic, TrafficReport};
+use self::veil::Veil;
 use crate::config::ModelConfig;
 use crate::config::model::ChatGpt;
 use crate::model::credentials::{Access, Credential, LoginError};
@@ -313,7 +315,9 @@ impl Inner {
         let headers = headers::to_codex(answer.headers());
         let body = if status.is_success() {
             let host = self.host().to_owned();
-            let stream = Counted::new(answer, traffic.clone(), host, asked, Some(permit));
+            let secrets = self.credential.secrets().into_iter().chain(self.extras.secrets());
+            let veil = Veil::new(secrets);
+            let stream = Counted::new(answer, traffic.clone(), host, asked, Some(permit), veil);
             BodyExt::boxed_unsync(StreamBody::new(stream))
         } else {
             let text = answer::error_text(answer, traffic.limits().idle_timeout).await;

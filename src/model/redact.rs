@@ -14,7 +14,9 @@ pub fn redact(text: &str) -> String {
         let end = rest.find(is_delimiter).unwrap_or(rest.len());
         let (word, tail) = rest.split_at(end);
         if !word.is_empty() {
-            if (after_bearer && word.len() >= 8) || looks_secret(word) {
+            // What was redacted once stays as it is.
+            let bearer = after_bearer && word.len() >= 8 && word != "redacted";
+            if bearer || looks_secret(word) {
                 out.push_str(REDACTED);
             } else {
                 out.push_str(word);
@@ -65,6 +67,26 @@ mod tests {
         fn no_key_survives(before in ".{0,20}", key in "sk-[A-Za-z0-9_-]{12,40}", after in ".{0,20}") {
             let text = format!("{before} {key} {after}");
             prop_assert!(!redact(&text).contains(&key));
+        }
+
+        #[test]
+        fn no_token_survives_and_what_is_redacted_stays_so(
+            before in "(.{0,20}[^A-Za-z0-9_.*/+=~-])?",
+            token in "eyJ[A-Za-z0-9_-]{20,40}\\.[A-Za-z0-9_-]{5,40}\\.[A-Za-z0-9_-]{5,40}",
+            bearer in "[A-Za-z0-9_.-]{8,60}",
+            after in "(\\PC{0}|[ \"',;)].{0,20})",
+        ) {
+            let text = format!("{before}{token} Bearer {bearer}{after}");
+            let redacted = redact(&text);
+            prop_assert!(!redacted.contains(&token), "{redacted}");
+            let said = redacted.split_once("Bearer ").unwrap().1;
+            prop_assert!(said.starts_with(REDACTED), "{redacted}");
+            prop_assert_eq!(redact(&redacted), redacted);
+        }
+
+        #[test]
+        fn any_text_is_taken(text in "\\PC{0,200}") {
+            redact(&text);
         }
     }
 }

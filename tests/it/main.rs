@@ -16,6 +16,7 @@ mod ignored;
 mod interrupted;
 mod kill;
 mod kill_at_random;
+mod leaks;
 mod leftovers;
 mod lfs;
 mod login;

@@ -49,6 +49,7 @@ impl Options {
     }
 }
 
+type Lines = Arc<Mutex<Vec<String>>>;
 type Answers = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
 /// A running server.
@@ -59,6 +60,8 @@ pub(crate) struct Server {
     answers: Answers,
     next: AtomicU64,
     pub(crate) notifications: mpsc::UnboundedReceiver<Value>,
+    /// Every line on stdout.
+    pub(crate) said: Arc<Mutex<Vec<String>>>,
     /// Every line on stdout that was no JSON-RPC message.
     pub(crate) noise: Arc<Mutex<Vec<String>>>,
     pub(crate) model: Option<ScriptedModel>,
@@ -110,8 +113,10 @@ impl Server {
         let stdout = child.stdout.take().unwrap();
         let answers: Answers = Arc::default();
         let noise: Arc<Mutex<Vec<String>>> = Arc::default();
+        let said: Arc<Mutex<Vec<String>>> = Arc::default();
         let (notify, notifications) = mpsc::unbounded_channel();
-        tokio::spawn(read(stdout, Arc::clone(&answers), notify, Arc::clone(&noise)));
+        let told = (Arc::clone(&said), Arc::clone(&noise));
+        tokio::spawn(read(stdout, Arc::clone(&answers), notify, told));
         let server = Self {
             child,
             pid,
@@ -119,6 +124,7 @@ impl Server {
             answers,
             next: AtomicU64::new(1),
             notifications,
+            said,
             noise,
             model,
             home,
@@ -275,10 +281,11 @@ async fn read(
     stdout: tokio::process::ChildStdout,
     answers: Answers,
     notify: mpsc::UnboundedSender<Value>,
-    noise: Arc<Mutex<Vec<String>>>,
+    (said, noise): (Lines, Lines),
 ) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
+        said.lock().push(line.clone());
         match serde_json::from_str::<Value>(&line) {
             Ok(message) if message["jsonrpc"] == "2.0" => match message["id"].as_u64() {
                 Some(id) if message["method"].is_null() => {

@@ -189,6 +189,7 @@ pub(crate) fn request(script: &str, stdin: &str) -> SpawnRequest {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec(),
         cwd: "/app".to_owned(),
+        files: Vec::new(),
         stdin: stdin.to_owned(),
         nonce: "nonce-1".to_owned(),
     }

@@ -86,12 +86,12 @@ fn every_bad_argument_gets_its_sentence() {
             "env_vars has an empty name; give every variable a name",
         ),
         (
-            json!({"prompt": "x", "env_vars": {"A=B": "a"}}),
-            "env_vars has the name \"A=B\", but a name may not contain \"=\" or NUL",
+            json!({"prompt": "x", "env_vars": {"A=secret": "a"}}),
+            "env_vars has the name \"A=…\", but a name may not contain \"=\" or NUL",
         ),
         (
             json!({"prompt": "x", "env_vars": {"A\0B": "a"}}),
-            "env_vars has the name \"A\\0B\", but a name may not contain \"=\" or NUL",
+            "env_vars has the name \"A\\0…\", but a name may not contain \"=\" or NUL",
         ),
         (
             json!({"prompt": "x", "env_vars": {"A": "a\0"}}),

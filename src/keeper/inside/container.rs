@@ -13,7 +13,7 @@ use super::kept::{self, Aside};
 use super::manifest::{Manifest, Time};
 use super::{
     Doing, Inside, Refusal, attempts, cgroup, children, collect, end, fingerprint, places, posture,
-    process, put, reset, sys, user,
+    private, process, put, reset, sys, user,
 };
 use crate::keeper::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, PutReport, ResetReport, ResetRequest,
@@ -188,6 +188,7 @@ impl Inside for Container {
             return Err(Refusal(format!("{name:?} is no name of an environment variable")));
         }
         let cwd = CString::new(request.cwd.as_str()).doing("use the working directory")?;
+        private::write_all(&request.files)?;
         let mut command = std::process::Command::new(program);
         command
             .args(arguments)

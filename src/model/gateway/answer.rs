@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::traffic::Traffic;
 use super::usage::UsageReader;
+use super::veil::Veil;
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Cut>;
 
@@ -35,6 +36,7 @@ pub(super) enum Cut {
 pub(super) struct Counted {
     stream: Pin<Box<dyn Stream<Item = reqwest::Result<Bytes>> + Send>>,
     traffic: Arc<Traffic>,
+    veil: Veil,
     /// What is told if the answer ends early.
     host: String,
     idle_timeout: Duration,
@@ -56,10 +58,12 @@ impl Counted {
         host: String,
         asked: usize,
         permit: Option<OwnedSemaphorePermit>,
+        veil: Veil,
     ) -> Self {
         let limits = traffic.limits();
         Self {
             stream: Box::pin(answer.bytes_stream()),
+            veil,
             host,
             idle_timeout: limits.idle_timeout,
             silence: Box::pin(tokio::time::sleep(limits.idle_timeout)),
@@ -107,7 +111,8 @@ impl Stream for Counted {
                     usage.read(&chunk);
                 }
                 this.traffic.came_back(chunk.len());
-                Some(Ok(Frame::data(chunk)))
+                // An empty piece is left out by the connection.
+                Some(Ok(Frame::data(this.veil.pass(chunk))))
             }
             Some(Err(error)) => {
                 this.ended = true;
@@ -121,7 +126,7 @@ impl Stream for Counted {
             }
             None => {
                 this.ended = true;
-                None
+                Some(this.veil.rest()).filter(|rest| !rest.is_empty()).map(|r| Ok(Frame::data(r)))
             }
         })
     }

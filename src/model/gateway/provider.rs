@@ -49,6 +49,11 @@ impl Extras {
         !self.secrets.is_empty()
     }
 
+    /// What came from variables.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = String> {
+        self.secrets.iter().cloned()
+    }
+
     /// `text` without what came from variables.
     pub(super) fn redact(&self, text: String) -> String {
         self.secrets.iter().fold(text, |text, secret| text.replace(secret, REDACTED))

@@ -1,9 +1,9 @@
 //! The one way in which git runs on the host.
 //!
 //! A repository is not trusted: its config can name programs. Here git runs without hooks, without
-//! a file system monitor, without maintenance, without a network and without the caller's `GIT_*`
-//! variables, under a deadline and with bounded output; and it is never asked for what runs
-//! filters all the same (`status`, `diff`, `add`, `checkout`).
+//! a file system monitor, without maintenance, without a network, and of the environment with a few
+//! variables only (no `GIT_*` of the caller's, no secret), under a deadline and with bounded output;
+//! and it is never asked for what runs filters all the same (`status`, `diff`, `add`, `checkout`).
 
 #[cfg(test)]
 mod tests;
@@ -337,12 +337,29 @@ impl Drop for Talk {
     }
 }
 
+/// What git gets of the environment: where its settings are and who asks. Keys and tokens of the
+/// server's environment are nothing to it, or to what a repository might make it start.
+const ENVIRONMENT: [&str; 9] = [
+    "PATH",
+    "HOME",
+    "XDG_CONFIG_HOME",
+    "TMPDIR",
+    "USER",
+    "LOGNAME",
+    // By which git knows whose repositories root may use.
+    "SUDO_UID",
+    // Where its libraries are, if not in the usual place.
+    "LD_LIBRARY_PATH",
+    "DEVELOPER_DIR",
+];
+
 /// Git with what every use of it here has.
 fn command(directory: BorrowedFd<'_>) -> Command {
     let mut command = Command::new(program());
-    for (name, _) in std::env::vars_os() {
-        if name.as_encoded_bytes().starts_with(b"GIT_") {
-            command.env_remove(name);
+    command.env_clear();
+    for name in ENVIRONMENT {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
         }
     }
     command
