@@ -46,7 +46,7 @@ use crate::verdict::{DestroyReason, Policy};
 use self::choice::{Candidate, MissReason, WorkspaceKey};
 use self::lease::Lease;
 use self::queue::{Queue, Ticket};
-use self::source::{Pooled, Source, StartError};
+use self::source::{Findings, Pooled, Source, StartError};
 use self::stats::{Phase, Stats};
 use self::status::PoolStatus;
 
@@ -117,6 +117,8 @@ pub(crate) struct State<C> {
     pub(crate) resetting: usize,
     pub(crate) stats: Stats,
     pub(crate) last_error: Option<StartError>,
+    /// Of the container that was armed last.
+    pub(crate) findings: Findings,
     /// Starts that failed in a row; sets the backoff.
     pub(crate) failures: u32,
     /// No start before this, after a failure.
@@ -172,6 +174,7 @@ impl<S: Source> Pool<S> {
                 resetting: 0,
                 stats: Stats::default(),
                 last_error: None,
+                findings: Findings::default(),
                 failures: 0,
                 not_before: None,
                 quiet_until: None,
@@ -273,6 +276,8 @@ impl<S: Source> Pool<S> {
             latency_ms: state.stats.latencies(),
             engine: None,
             last_error: state.last_error.as_ref().map(ToString::to_string),
+            unenforced: state.findings.unenforced.clone(),
+            no_reset: state.findings.no_reset.clone(),
         }
     }
 
@@ -429,6 +434,7 @@ impl<C: Pooled> Member<C> {
             answering: self.container.answering(),
             age: self.armed_at.elapsed(),
             uses: self.uses,
+            provable: self.container.findings().no_reset.is_empty(),
         }
     }
 }

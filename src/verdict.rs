@@ -40,6 +40,8 @@ pub enum DestroyReason {
     ResetNotProved,
     /// `pool.recycle = "destroy"`.
     Policy,
+    /// Where it runs, nothing can prove that a reset is complete.
+    NoProof,
     /// `pool.max_age` is over.
     TooOld,
     /// `pool.max_uses` is reached.
@@ -80,6 +82,8 @@ pub struct Health {
     pub age: Duration,
     /// Jobs it has served.
     pub uses: u32,
+    /// Whether a reset of it can be proved.
+    pub provable: bool,
 }
 
 /// The part of the configuration that a verdict depends on.
@@ -105,6 +109,7 @@ pub fn verdict(end: JobEnd, health: Health, policy: Policy) -> Verdict {
         JobEnd::TransferFailed => Reason::TransferFailed,
         JobEnd::NotEnded => Reason::NotEnded,
         JobEnd::Completed if policy.recycle == Recycle::Destroy => Reason::Policy,
+        JobEnd::Completed if !health.provable => Reason::NoProof,
         JobEnd::Completed => match unfit(health, policy) {
             Some(reason) => reason,
             None => return Verdict::Reset,
@@ -146,8 +151,10 @@ mod tests {
     }
 
     prop_compose! {
-        fn healths()(answering: bool, age in 0u64..100, uses in 0u32..100) -> Health {
-            Health { answering, age: Duration::from_secs(age), uses }
+        fn healths()(
+            answering: bool, provable: bool, age in 0u64..100, uses in 0u32..100,
+        ) -> Health {
+            Health { answering, age: Duration::from_secs(age), uses, provable }
         }
     }
 
@@ -165,7 +172,7 @@ mod tests {
     fn the_bounds_themselves_are_over_the_bounds() {
         let policy =
             Policy { recycle: Recycle::Reset, max_age: Duration::from_secs(9), max_uses: 3 };
-        let good = Health { answering: true, age: Duration::from_secs(8), uses: 2 };
+        let good = Health { answering: true, age: Duration::from_secs(8), uses: 2, provable: true };
         assert_eq!(unfit(good, policy), None);
         assert_eq!(unfit(Health { uses: 3, ..good }, policy), Some(DestroyReason::UsedUp));
         let old = Health { age: Duration::from_secs(9), ..good };
@@ -179,6 +186,7 @@ mod tests {
         ) {
             let sound = end == JobEnd::Completed
                 && health.answering
+                && health.provable
                 && health.age < policy.max_age
                 && health.uses < policy.max_uses
                 && policy.recycle == Recycle::Reset;

@@ -33,6 +33,7 @@ int main(void) {
     REFUSED(EPERM, clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
     REFUSED(EPERM, clone, CLONE_NEWNS | SIGCHLD, 0, 0, 0, 0);
     REFUSED(EPERM, clone, CLONE_NEWNET | SIGCHLD, 0, 0, 0, 0);
+    REFUSED(EPERM, clone, CLONE_PARENT | SIGCHLD, 0, 0, 0, 0);
     REFUSED(ENOSYS, clone3, page, 0);
     REFUSED(EPERM, keyctl, KEYCTL_GET_KEYRING_ID, KEY_SPEC_SESSION_KEYRING, 0);
     REFUSED(EPERM, add_key, "user", "k", "v", 1, KEY_SPEC_PROCESS_KEYRING);

@@ -1,4 +1,5 @@
-//! The program in the container: `init <start_timeout_seconds>` is its pid 1, `serve` the keeper.
+//! The program in the container: `init <start_timeout_seconds>` is its pid 1, `serve` the keeper,
+//! `try` what the keeper starts as uid 1000 to see what that is denied.
 
 use std::process::ExitCode;
 
@@ -7,6 +8,7 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         ["init", seconds] => mcp_codex_orchestrator::keeper::inside::init::main(seconds),
+        ["try"] => mcp_codex_orchestrator::keeper::inside::attempts::main(),
         ["serve"] => mcp_codex_orchestrator::keeper::inside::serve::main(),
         _ => Err(mcp_codex_orchestrator::keeper::inside::Refusal::new(
             "usage: codex-keeper init START_TIMEOUT_SECONDS | codex-keeper serve",

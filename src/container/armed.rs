@@ -11,7 +11,7 @@ use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
 use crate::keeper::wire::{ArmRequest, Fingerprint, PROXY_PORT, ResetRequest};
 use crate::pool::owner::Owner;
-use crate::pool::source::{Pooled, Source, StartError};
+use crate::pool::source::{Findings, Pooled, Source, StartError};
 
 use super::{KEEPER, check_image, check_posture, spec};
 
@@ -32,6 +32,7 @@ pub struct ArmedContainer {
     keeper: Keeper,
     incoming: Incoming,
     fingerprint: Fingerprint,
+    findings: Findings,
     /// How it is reset; the pool leases it for one workspace only, which is what allows to keep
     /// build state in it.
     reset: ResetRequest,
@@ -53,6 +54,10 @@ impl ArmedContainer {
 impl Pooled for ArmedContainer {
     fn id(&self) -> &ContainerId {
         &self.id
+    }
+
+    fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     fn answering(&self) -> bool {
@@ -140,15 +145,12 @@ impl Starter {
             KeeperOptions { heartbeat: self.container.heartbeat, silence: SILENCE_LEASED };
         let (keeper, incoming, _) = Keeper::connect(stream, options).await.map_err(keeper_error)?;
         let armed = keeper.arm(self.arm()).await.map_err(keeper_error)?;
-        let unproved = check_posture(&spec, &armed.posture).map_err(|error| StartError {
+        let findings = check_posture(&spec, &armed.posture).map_err(|error| StartError {
             kind: ErrorKind::EngineUnavailable,
             sentence: format!("the engine did not confine a container as asked: {error}"),
         })?;
-        if !unproved.is_empty() {
-            tracing::debug!(container = %id, ?unproved, "could not be read in the container");
-        }
         let (id, fingerprint, reset) = (id.clone(), armed.fingerprint, self.reset);
-        Ok(ArmedContainer { id, keeper, incoming, fingerprint, reset })
+        Ok(ArmedContainer { id, keeper, incoming, fingerprint, findings, reset })
     }
 }
 
@@ -228,7 +230,8 @@ mod tests {
         let id = ContainerId("c".to_owned());
         let fingerprint = keeper.reset().await.unwrap();
         let reset = ResetRequest { keep_ignored: true };
-        let mut container = ArmedContainer { id, keeper, incoming, fingerprint, reset };
+        let findings = Findings::default();
+        let mut container = ArmedContainer { id, keeper, incoming, fingerprint, findings, reset };
         container.reset().await.unwrap();
         container.fingerprint.processes += 1;
         assert!(container.reset().await.is_err());

@@ -1,17 +1,24 @@
 //! Whether what was asked for is in force.
 //!
 //! An engine may ignore a limit that it cannot enforce (a rootless one on cgroup v1 enforces none)
-//! or give defaults of its own, so nothing is taken for granted. The keeper reads, the host
-//! compares.
+//! or give defaults of its own, so nothing is taken for granted. The keeper reads and tries, the
+//! host compares. A difference is one of three things:
+//!
+//! ```text
+//!  what keeps a program in: capabilities, no-new-privileges, seccomp, root, network, mounts ──> refused
+//!  how much it may use: memory, processes, CPUs, sizes of tmpfs ──────────────────────────────> told
+//!  what a reset is proved by ─────────────────────────────────────────> told, destroyed after a run
+//! ```
 
 use crate::engine::{ContainerSpec, Network, Tmpfs};
-use crate::keeper::wire::{Posture, WritableMount};
+use crate::keeper::wire::{Attempt, Limit, Posture, Unread, WritableMount};
+use crate::pool::source::Findings;
 
-/// What is in force is not what was asked for.
+/// What is in force is not what was asked for, and a container is not to be used so.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PostureError {
     /// Other capabilities than asked for can be had in the container.
-    #[error("capabilities are {found:#x} instead of {asked:#x}")]
+    #[error("{}; see which capabilities the engine adds or takes away by itself", capabilities(*found, *asked))]
     Capabilities {
         /// The bounding set.
         found: u64,
@@ -22,45 +29,62 @@ pub enum PostureError {
     #[error("there is no capability {0}")]
     UnknownCapability(String),
     /// no-new-privileges is not set.
-    #[error("no-new-privileges is not in force")]
+    #[error(
+        "no-new-privileges is not in force, so a setuid program could become root; see what the \
+         engine says of its security options, or name another container.runtime"
+    )]
     NewPrivileges,
     /// No seccomp filter is in force.
-    #[error("the seccomp mode is {found} instead of 2")]
+    #[error(
+        "no seccomp filter is in force (mode {found} instead of 2); the engine's runtime must be \
+         built with seccomp, or name another container.runtime"
+    )]
     Seccomp {
         /// The mode.
         found: u32,
     },
+    /// uid 1000 tried what the seccomp profile denies, and was not denied it.
+    #[error(
+        "a program in it was not denied {}, so another seccomp profile than the one asked for is \
+         in force; see which profile the engine puts in its place", names(.0)
+    )]
+    Allowed(Vec<Attempt>),
+    /// uid 1000 may open a device that no container has by itself.
+    #[error(
+        "a program in it may open the device {0:.80}; see which devices the engine gives to every \
+         container"
+    )]
+    Device(String),
     /// The root is writable.
-    #[error("the root file system is writable")]
+    #[error(
+        "its root file system is writable; the engine must know read-only containers, or set \
+         container.read_only = false"
+    )]
     WritableRoot,
     /// There is a network.
-    #[error("there is a network interface {0}")]
+    #[error(
+        "it has the network interface {0:.80} although network.mode is \"none\"; see which network \
+         the engine gives to every container"
+    )]
     Network(String),
-    /// A limit differs.
-    #[error("the limit of {what} is {found} instead of {asked}")]
-    Limit {
-        /// Which.
-        what: &'static str,
-        /// In force.
-        found: u64,
-        /// Asked for.
-        asked: u64,
-    },
     /// A place is not mounted.
-    #[error("{0:.200} is not mounted")]
+    #[error("{0:.200} is not mounted in it")]
     Missing(String),
     /// A place is not mounted as asked.
-    #[error("{path:.200} is mounted {found:.200}; it was to be {asked}")]
+    #[error("{path:.200} is mounted as {found:.200} in it and lacks {asked}")]
     Mount {
         /// Which.
         path: String,
         /// How.
         found: String,
         /// What it lacks.
-        asked: String,
+        asked: &'static str,
     },
     /// A place is writable that was not asked for.
-    #[error("{0:.200} is a writable mount that nobody asked for")]
+    #[error(
+        "{0:.200} is a writable mount that nobody asked for; see which volumes the engine or the \
+         image adds to a container"
+    )]
     Unexpected(String),
 }
 
@@ -117,16 +141,36 @@ const ENGINES_OWN: [&str; 5] = ["/proc", "/sys", "/dev", "/dev/pts", "/dev/mqueu
 const ENGINES_FILES: [&str; 4] =
     ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/run/.containerenv"];
 
-/// Compares what the keeper read with what was asked for. Gives the names of the limits that could
-/// not be read in the container and so were not compared.
+/// Compares what the keeper read with what was asked for. Gives what the user should know of a
+/// container that can be used all the same.
 ///
 /// # Errors
 ///
-/// The first difference found.
-pub fn check_posture(
-    spec: &ContainerSpec,
-    posture: &Posture,
-) -> Result<Vec<&'static str>, PostureError> {
+/// The first difference that makes it unusable.
+pub fn check_posture(spec: &ContainerSpec, posture: &Posture) -> Result<Findings, PostureError> {
+    check_confinement(spec, posture)?;
+    let mut findings = Findings::default();
+    for place in &spec.tmpfs {
+        let found = find(posture, &place.path)?;
+        check_tmpfs(place, found)?;
+        findings.unenforced.extend(sizes(place, found));
+    }
+    for path in &spec.volumes {
+        find(posture, path)?;
+    }
+    if let Some(mount) = posture.writable.iter().find(|mount| !expected(spec, mount)) {
+        return Err(PostureError::Unexpected(mount.path.clone()));
+    }
+    findings.unenforced.splice(0..0, limits(spec, posture));
+    if posture.own_kernel {
+        findings.unenforced.extend(own_kernel(posture));
+    }
+    findings.no_reset = no_reset(spec, posture);
+    Ok(findings)
+}
+
+/// What keeps a program in.
+fn check_confinement(spec: &ContainerSpec, posture: &Posture) -> Result<(), PostureError> {
     let asked = mask(&spec.capabilities)?;
     if posture.capabilities != asked {
         return Err(PostureError::Capabilities { found: posture.capabilities, asked });
@@ -134,8 +178,17 @@ pub fn check_posture(
     if !posture.no_new_privileges {
         return Err(PostureError::NewPrivileges);
     }
-    if posture.seccomp != 2 {
-        return Err(PostureError::Seccomp { found: posture.seccomp });
+    // A kernel of its own is what a sandboxing runtime has in place of the filter.
+    if !posture.own_kernel {
+        if posture.seccomp != 2 {
+            return Err(PostureError::Seccomp { found: posture.seccomp });
+        }
+        if !posture.allowed.is_empty() {
+            return Err(PostureError::Allowed(posture.allowed.clone()));
+        }
+        if let Some(device) = posture.devices.first() {
+            return Err(PostureError::Device(device.clone()));
+        }
     }
     if spec.read_only && !posture.read_only_root {
         return Err(PostureError::WritableRoot);
@@ -145,25 +198,128 @@ pub fn check_posture(
     {
         return Err(PostureError::Network(interface.clone()));
     }
-    let mut unread = Vec::new();
-    for (what, found, asked) in
-        [("memory", posture.memory, spec.memory), ("processes", posture.pids, u64::from(spec.pids))]
-    {
-        if found == 0 {
-            unread.push(what);
-        } else if found != asked {
-            return Err(PostureError::Limit { what, found, asked });
+    Ok(())
+}
+
+/// The limits of the cgroup that are not as asked, each with a sentence.
+fn limits(spec: &ContainerSpec, posture: &Posture) -> Vec<String> {
+    let memory = limit("memory", "container.memory", posture.memory, spec.memory, 0, |bytes| {
+        bytesize::ByteSize(bytes).to_string()
+    });
+    let pids = limit("processes", "container.pids", posture.pids, spec.pids.into(), 0, |number| {
+        number.to_string()
+    });
+    let asked = billionths(spec.cpus);
+    let cpus = (asked > 0).then(|| {
+        // The kernel counts in microseconds of a tenth of a second.
+        let step = CPU / 100_000;
+        limit("CPUs", "container.cpus", posture.cpus, asked, step, |billionths| {
+            format!("{:.2}", billionths as f64 / CPU as f64)
+        })
+    });
+    [memory, pids, cpus.flatten()].into_iter().flatten().collect()
+}
+
+/// A CPU in billionths.
+const CPU: u64 = 1_000_000_000;
+
+fn billionths(cpus: f64) -> u64 {
+    (cpus * CPU as f64).round() as u64
+}
+
+/// The sentence of a limit that differs by more than `slack`; `None` if it is as asked.
+fn limit(
+    what: &str,
+    setting: &str,
+    found: Limit,
+    asked: u64,
+    slack: u64,
+    show: impl Fn(u64) -> String,
+) -> Option<String> {
+    let asked_for = format!("{setting} = {}", show(asked));
+    match found {
+        Limit::At(found) if found.abs_diff(asked) <= slack => None,
+        Limit::At(found) => {
+            Some(format!("the limit of {what} is {} and not as asked ({asked_for})", show(found)))
         }
+        Limit::Unlimited => Some(format!("there is no limit of {what} ({asked_for})")),
+        Limit::Unread => Some(format!(
+            "whether there is a limit of {what} cannot be read in a container ({asked_for})"
+        )),
     }
-    for place in &spec.tmpfs {
-        check_tmpfs(place, find(posture, &place.path)?)?;
+}
+
+/// The sentence of a tmpfs whose size or number of files is not as asked.
+fn sizes(asked: &Tmpfs, found: &WritableMount) -> Option<String> {
+    let path = &asked.path;
+    let size = |bytes: u64| bytesize::ByteSize(bytes);
+    if found.bytes != asked.bytes {
+        let (found, asked) = (size(found.bytes), size(asked.bytes));
+        Some(format!("the size of {path} is {found} instead of {asked}"))
+    } else if found.inodes == 0 {
+        Some(format!("the number of files in {path} is not limited (to {})", asked.inodes))
+    } else if found.inodes != asked.inodes {
+        let (found, asked) = (found.inodes, asked.inodes);
+        Some(format!("the number of files in {path} is limited to {found} instead of {asked}"))
+    } else {
+        None
     }
-    for path in &spec.volumes {
-        find(posture, path)?;
+}
+
+/// What a sandbox whose kernel is not the host's leaves open to the programs in it.
+fn own_kernel(posture: &Posture) -> Option<String> {
+    if posture.seccomp == 2 && posture.allowed.is_empty() {
+        return None;
     }
-    match posture.writable.iter().find(|mount| !expected(spec, mount)) {
-        Some(mount) => Err(PostureError::Unexpected(mount.path.clone())),
-        None => Ok(unread),
+    let mut sentence = String::from("the runtime's own kernel does not apply the seccomp profile");
+    if !posture.allowed.is_empty() {
+        sentence.push_str(" and allows ");
+        sentence.push_str(&names(&posture.allowed));
+    }
+    Some(sentence)
+}
+
+/// Why a reset of it cannot be proved; empty if it can.
+fn no_reset(spec: &ContainerSpec, posture: &Posture) -> Vec<String> {
+    let mut reasons: Vec<String> = posture.unread.iter().map(|what| unread(*what).into()).collect();
+    if !spec.read_only {
+        reasons
+            .push("with container.read_only = false a run can write where no reset looks".into());
+    }
+    if !posture.allowed.is_empty() {
+        let names = names(&posture.allowed);
+        reasons.push(format!("a run can hide what it leaves, since {names} are allowed"));
+    }
+    reasons
+}
+
+fn unread(what: Unread) -> &'static str {
+    match what {
+        Unread::Processes => "the processes in a container cannot be counted",
+        Unread::SystemV => "System V IPC objects in a container cannot be listed",
+        Unread::MessageQueues => "POSIX message queues in a container cannot be listed",
+    }
+}
+
+/// The names of what was tried, in one list.
+fn names(attempts: &[Attempt]) -> String {
+    attempts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A difference of two sets of capabilities, in words.
+fn capabilities(found: u64, asked: u64) -> String {
+    let list = |mask: u64| {
+        let name = |number: u32| match CAPABILITIES.get(number as usize) {
+            Some(name) => (*name).to_owned(),
+            None => format!("number {number}"),
+        };
+        let set = (0..u64::BITS).filter(|number| mask >> number & 1 == 1);
+        set.map(name).collect::<Vec<_>>().join(", ")
+    };
+    match (list(found & !asked), list(asked & !found)) {
+        (more, less) if less.is_empty() => format!("it can have the capabilities {more}"),
+        (more, less) if more.is_empty() => format!("it lacks the capabilities {less}"),
+        (more, less) => format!("it can have the capabilities {more} and lacks {less}"),
     }
 }
 
@@ -190,19 +346,17 @@ fn find<'a>(posture: &'a Posture, path: &str) -> Result<&'a WritableMount, Postu
 fn check_tmpfs(asked: &Tmpfs, found: &WritableMount) -> Result<(), PostureError> {
     let has = |option: &str| found.options.split(',').any(|other| other == option);
     let lack = if found.kind != "tmpfs" {
-        Some("tmpfs".to_owned())
-    } else if found.bytes != asked.bytes {
-        Some(format!("{} bytes", asked.bytes))
+        Some("tmpfs")
     } else if has("noexec") {
-        Some("exec".to_owned())
+        Some("exec")
     } else {
-        ["nosuid", "nodev"].into_iter().find(|option| !has(option)).map(str::to_owned)
+        ["nosuid", "nodev"].into_iter().find(|option| !has(option))
     };
     match lack {
         None => Ok(()),
         Some(lack) => Err(PostureError::Mount {
             path: asked.path.clone(),
-            found: format!("{} of {} bytes, {}", found.kind, found.bytes, found.options),
+            found: format!("{}, {}", found.kind, found.options),
             asked: lack,
         }),
     }
@@ -220,99 +374,4 @@ fn expected(spec: &ContainerSpec, mount: &WritableMount) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::container::spec::{spec, tests::config};
-
-    fn asked() -> ContainerSpec {
-        spec(&config(), &Network::None, "me", jiff::Timestamp::UNIX_EPOCH)
-    }
-
-    /// What a container that is as asked reports.
-    fn good() -> Posture {
-        let spec = asked();
-        let tmpfs = spec.tmpfs.iter().map(|place| WritableMount {
-            path: place.path.clone(),
-            kind: "tmpfs".into(),
-            bytes: place.bytes,
-            options: "rw,nosuid,nodev,relatime".into(),
-        });
-        let volumes = spec.volumes.iter().map(|path| WritableMount {
-            path: path.clone(),
-            kind: "ext4".into(),
-            bytes: 1 << 40,
-            options: "rw,relatime".into(),
-        });
-        let own = ["/proc", "/dev", "/dev/pts", "/dev/mqueue"].into_iter().map(|path| {
-            WritableMount { path: path.into(), kind: "own".into(), ..Default::default() }
-        });
-        Posture {
-            // KILL CHOWN FOWNER DAC_OVERRIDE SETUID SETGID
-            capabilities: 0b1110_1011,
-            no_new_privileges: true,
-            seccomp: 2,
-            read_only_root: true,
-            interfaces: vec!["lo".into()],
-            memory: spec.memory,
-            pids: u64::from(spec.pids),
-            writable: tmpfs.chain(volumes).chain(own).collect(),
-        }
-    }
-
-    fn mount<'a>(posture: &'a mut Posture, path: &str) -> &'a mut WritableMount {
-        posture.writable.iter_mut().find(|mount| mount.path == path).unwrap()
-    }
-
-    #[test]
-    fn what_was_asked_for_passes() {
-        assert_eq!(check_posture(&asked(), &good()), Ok(vec![]));
-    }
-
-    #[test]
-    fn limits_that_cannot_be_read_are_tolerated_and_named() {
-        let posture = Posture { memory: 0, pids: 0, ..good() };
-        assert_eq!(check_posture(&asked(), &posture), Ok(vec!["memory", "processes"]));
-    }
-
-    #[test]
-    fn every_difference_is_found() {
-        type Spoil = fn(&mut Posture);
-        let table: &[(&str, Spoil)] = &[
-            ("capabilities are 0xfb", |p| p.capabilities |= 1 << 4),
-            ("capabilities are 0xea", |p| p.capabilities &= !1),
-            ("no-new-privileges", |p| p.no_new_privileges = false),
-            ("seccomp mode is 0", |p| p.seccomp = 0),
-            ("root file system is writable", |p| p.read_only_root = false),
-            ("interface eth0", |p| p.interfaces.push("eth0".into())),
-            ("limit of memory", |p| p.memory += 1),
-            ("limit of processes", |p| p.pids = u64::MAX),
-            ("/tmp is not mounted", |p| p.writable.retain(|mount| mount.path != "/tmp")),
-            ("/app is not mounted", |p| p.writable.retain(|mount| mount.path != "/app")),
-            ("it was to be tmpfs", |p| mount(p, "/tmp").kind = "ext4".into()),
-            ("bytes", |p| mount(p, "/dev/shm").bytes *= 2),
-            ("it was to be exec", |p| mount(p, "/tmp").options.push_str(",noexec")),
-            ("it was to be nosuid", |p| mount(p, "/run").options = "rw,nodev".into()),
-            ("it was to be nodev", |p| mount(p, "/home/codex").options = "rw,nosuid".into()),
-            ("/mnt is a writable mount", |p| {
-                p.writable.push(WritableMount { path: "/mnt".into(), ..Default::default() });
-            }),
-        ];
-        for (words, spoil) in table {
-            let mut posture = good();
-            spoil(&mut posture);
-            let error = check_posture(&asked(), &posture).unwrap_err().to_string();
-            assert!(error.contains(words), "{words}: {error}");
-        }
-    }
-
-    #[test]
-    fn a_writable_root_passes_where_it_was_asked_for() {
-        let mut spec = asked();
-        spec.read_only = false;
-        let mut posture = good();
-        posture.read_only_root = false;
-        posture.writable.push(WritableMount { path: "/".into(), ..Default::default() });
-        posture.writable.push(WritableMount { path: "/etc/hosts".into(), ..Default::default() });
-        assert_eq!(check_posture(&spec, &posture), Ok(vec![]));
-    }
-}
+mod tests;

@@ -6,6 +6,7 @@
 //! real, tests have a harmless one, so that nothing here can hurt the machine that runs the tests.
 //! The real one cannot be made outside a container of ours ([`guard`]).
 
+pub mod attempts;
 pub mod cgroup;
 mod children;
 pub mod collect;

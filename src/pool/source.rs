@@ -3,6 +3,7 @@
 use std::fmt;
 
 use futures::future::BoxFuture;
+use serde::Serialize;
 
 use crate::engine::ContainerId;
 use crate::failure::{ErrorKind, Failure};
@@ -25,6 +26,9 @@ pub trait Pooled: fmt::Debug + Send + Sync + 'static {
     /// The engine's identifier.
     fn id(&self) -> &ContainerId;
 
+    /// What arming found that the user should know of.
+    fn findings(&self) -> &Findings;
+
     /// Whether the stream is open and the keeper was heard in time; asks nobody.
     fn answering(&self) -> bool;
 
@@ -37,6 +41,17 @@ pub trait Pooled: fmt::Debug + Send + Sync + 'static {
     ///
     /// What was not as it was at arming; the container must then be destroyed.
     fn reset(&mut self) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// Where an armed container, although fit for use, is not all that was asked for. Each is a
+/// sentence for the user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Findings {
+    /// What the engine does not enforce.
+    pub unenforced: Vec<String>,
+    /// Why no reset can be proved; a container is then destroyed after its first job. Empty if one
+    /// can.
+    pub no_reset: Vec<String>,
 }
 
 /// Why a container could not be started and armed.

@@ -37,6 +37,13 @@ pub struct PoolStatus {
     /// The last thing that went wrong in the background.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// What was asked for and the engine does not enforce; left out if it enforces everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unenforced: Vec<String>,
+    /// Why containers are destroyed after each run instead of being reset: what a proof of the
+    /// reset would need; left out if a reset can be proved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub no_reset: Vec<String>,
 }
 
 /// Percentiles in milliseconds.
@@ -70,6 +77,14 @@ impl PoolStatus {
         if let Some(error) = &self.last_error {
             text.push_str("\nLast error: ");
             text.push_str(error);
+        }
+        for sentence in &self.unenforced {
+            text.push_str("\nNot enforced: ");
+            text.push_str(sentence);
+        }
+        for sentence in &self.no_reset {
+            text.push_str("\nDestroyed after each run, not reset: ");
+            text.push_str(sentence);
         }
         text
     }

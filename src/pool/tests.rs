@@ -50,6 +50,7 @@ struct World {
     start: Mutex<Gate>,
     reset: Mutex<Gate>,
     remove: Mutex<Gate>,
+    findings: Mutex<Findings>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,6 +61,7 @@ struct FakeContainer {
     id: ContainerId,
     world: Arc<World>,
     answering: watch::Sender<bool>,
+    findings: Findings,
 }
 
 impl FakeSource {
@@ -72,6 +74,7 @@ impl FakeSource {
             start: Mutex::new(Gate::Ok),
             reset: Mutex::new(Gate::Ok),
             remove: Mutex::new(Gate::Ok),
+            findings: Mutex::default(),
         }))
     }
 
@@ -107,6 +110,7 @@ impl Source for FakeSource {
                 id,
                 world: Arc::clone(&self.0),
                 answering: watch::Sender::new(true),
+                findings: self.0.findings.lock().clone(),
             })
         })
     }
@@ -130,6 +134,10 @@ impl Drop for FakeContainer {
 impl Pooled for FakeContainer {
     fn id(&self) -> &ContainerId {
         &self.id
+    }
+
+    fn findings(&self) -> &Findings {
+        &self.findings
     }
 
     fn answering(&self) -> bool {

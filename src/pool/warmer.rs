@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::verdict::{DestroyReason, unfit};
 
 use super::plan::{Bounds, Counts, plan};
-use super::source::{Pooled, Source};
+use super::source::{Findings, Pooled, Source};
 use super::stats::Phase;
 use super::{AcquireError, Member, Shared, Slot};
 
@@ -103,6 +103,16 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
     Some(wait)
 }
 
+/// Logs what is not as it was asked for; once, until a container differs from the one before.
+fn tell(findings: &Findings) {
+    for sentence in &findings.unenforced {
+        tracing::warn!("not enforced: {sentence}");
+    }
+    for sentence in &findings.no_reset {
+        tracing::warn!("containers are destroyed after each run, not reset: {sentence}");
+    }
+}
+
 /// Starts one container and offers it.
 async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>) {
     let began = Instant::now();
@@ -111,6 +121,10 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>)
         Ok(container) => {
             {
                 let mut state = shared.state.lock();
+                if state.findings != *container.findings() {
+                    tell(container.findings());
+                    state.findings = container.findings().clone();
+                }
                 state.starting -= 1;
                 state.failures = 0;
                 state.not_before = None;

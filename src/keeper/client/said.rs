@@ -105,8 +105,13 @@ impl Said for Armed {
 
 impl Said for Posture {
     fn checked(mut self) -> Result<Self, KeeperError> {
-        if self.interfaces.len() > MAX_MOUNTS || self.writable.len() > MAX_MOUNTS {
+        let lists = [self.interfaces.len(), self.writable.len(), self.devices.len()];
+        let lists = lists.into_iter().chain([self.allowed.len(), self.unread.len()]);
+        if lists.max() > Some(MAX_MOUNTS) {
             return Err(KeeperError::corrupt("a posture with too many mounts or interfaces"));
+        }
+        for device in &mut self.devices {
+            *device = fit(device, MAX_NAME);
         }
         for interface in &mut self.interfaces {
             *interface = fit(interface, MAX_NAME);

@@ -12,8 +12,8 @@ use super::guard::InContainer;
 use super::kept::{self, Aside};
 use super::manifest::{Manifest, Time};
 use super::{
-    Doing, Inside, Refusal, cgroup, children, collect, end, fingerprint, places, posture, process,
-    put, reset, sys, user,
+    Doing, Inside, Refusal, attempts, cgroup, children, collect, end, fingerprint, places, posture,
+    process, put, reset, sys, user,
 };
 use crate::keeper::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, PutReport, ResetReport, ResetRequest,
@@ -117,8 +117,10 @@ impl Container {
 impl Inside for Container {
     fn arm(&self, request: &ArmRequest) -> Result<Armed, Refusal> {
         self.state.lock().template.clone_from(&request.codex_home_template);
+        // Before the places are emptied, so that whatever was tried leaves nothing.
+        let tried = attempts::run()?;
         let fingerprint = self.restore(false)?.fingerprint;
-        Ok(Armed { posture: posture::read()?, fingerprint })
+        Ok(Armed { posture: posture::read(tried)?, fingerprint })
     }
 
     fn put(&self, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {

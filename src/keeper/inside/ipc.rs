@@ -26,6 +26,17 @@ pub(super) fn list() -> Vec<(Kind, i32)> {
     objects
 }
 
+/// Whether [`list`] shows all objects there can be: of each kind there is a table, or the kernel
+/// has none of that kind.
+pub(super) fn is_listed() -> bool {
+    TABLES.iter().all(|(kind, table)| std::fs::read(table).is_ok() || !sys::has_ipc(*kind))
+}
+
+/// Whether the kernel has POSIX message queues.
+pub(super) fn has_queues() -> bool {
+    sys::has_queues()
+}
+
 /// The second column is the identifier; the first line has the names of the columns.
 fn ids(table: &str) -> impl Iterator<Item = i32> + '_ {
     table.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)?.parse().ok())

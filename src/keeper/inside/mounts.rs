@@ -49,7 +49,7 @@ pub(super) fn read() -> Result<Vec<Mount>, Refusal> {
 }
 
 /// `36 35 98:0 /root /path rw,noatime shared:1 - ext3 /dev/root rw,errors=continue`
-fn parse(line: &[u8]) -> Option<Mount> {
+pub(super) fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let path = unescape(fields.nth(4)?);
     let options = String::from_utf8_lossy(fields.next()?).into_owned();
@@ -80,7 +80,7 @@ fn merge(options: &str, super_options: &str) -> String {
 }
 
 /// The kernel writes blanks, tabs, line ends and backslashes as three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((first, tail)) = rest.split_first() {

@@ -74,6 +74,59 @@ pub(super) fn remove_ipc(kind: super::ipc::Kind, id: i32) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Whether the kernel has System V objects of a kind. Asks for one that cannot be.
+pub(super) fn has_ipc(kind: super::ipc::Kind) -> bool {
+    use super::ipc::Kind;
+    const NOBODYS: libc::key_t = 0x0c0d_e817;
+    #[expect(unsafe_code, reason = "without IPC_CREAT and of size 0 nothing is made or touched")]
+    let result = unsafe {
+        match kind {
+            Kind::Memory => libc::shmget(NOBODYS, 0, 0),
+            Kind::Semaphores => libc::semget(NOBODYS, 0, 0),
+            Kind::Messages => libc::msgget(NOBODYS, 0),
+        }
+    };
+    result != -1 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
+}
+
+/// Whether the kernel has POSIX message queues. Opens one that is not there.
+pub(super) fn has_queues() -> bool {
+    let name = c"codex-keeper-has-none";
+    #[expect(
+        unsafe_code,
+        reason = "mq_open has no wrapper; without O_CREAT it only reads the name"
+    )]
+    let result = unsafe { libc::syscall(libc::SYS_mq_open, name.as_ptr(), libc::O_RDONLY, 0, 0) };
+    result != -1 || io::Error::last_os_error().raw_os_error() != Some(libc::ENOSYS)
+}
+
+/// Makes a call that is to be denied and tells whether it was: by the filter, by a right that the
+/// caller lacks, or since the kernel has no such call. `call` must be one that does no harm where it
+/// is allowed.
+pub(super) fn is_denied(call: Call) -> bool {
+    let [a, b, c, d, e] = call.arguments;
+    #[expect(unsafe_code, reason = "the arguments of `attempts` name no memory of this process")]
+    let result = unsafe { libc::syscall(call.number, a, b, c, d, e) };
+    if result == 0 && call.forks {
+        #[expect(unsafe_code, reason = "the child of a clone that was allowed has nothing to do")]
+        unsafe {
+            libc::_exit(0);
+        }
+    }
+    let refused = [libc::EPERM, libc::EACCES, libc::ENOSYS];
+    result == -1
+        && io::Error::last_os_error().raw_os_error().is_some_and(|error| refused.contains(&error))
+}
+
+/// A system call for [`is_denied`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call {
+    pub(super) number: libc::c_long,
+    pub(super) arguments: [libc::c_long; 5],
+    /// Whether a success returns twice.
+    pub(super) forks: bool,
+}
+
 /// Lets `command` start as uid 1000 in a session of its own, in `cwd`, as the first victim when
 /// memory runs out.
 pub(super) fn become_user(command: &mut std::process::Command, cwd: CString) {
