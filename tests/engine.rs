@@ -29,12 +29,17 @@ fn lookup(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
+/// The engine, with a directory that a Podman of another user could read, too.
+fn connect(endpoint: &Endpoint, timeout: Duration) -> DockerEngine {
+    let files = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("engine-files");
+    DockerEngine::connect(endpoint, timeout).unwrap().with_files_in(files)
+}
+
 /// The engine and an image to start, or the reason why there is none.
 async fn engine() -> Option<(DockerEngine, String)> {
     let found = async {
         let endpoint = Endpoint::from_environment(lookup).map_err(|error| error.to_string())?;
-        let engine =
-            DockerEngine::connect(&endpoint, TIMEOUT).map_err(|error| error.to_string())?;
+        let engine = connect(&endpoint, TIMEOUT);
         engine.facts().await.map_err(|error| error.to_string())?;
         let image = lookup("CODEX_IMAGE").unwrap_or_else(|| "codex-runner:latest".to_owned());
         engine.image(&image).await.map_err(|error| error.to_string())?;
@@ -334,7 +339,7 @@ async fn an_engine_over_tcp_works_the_same_and_is_asked_in_the_version_settled_o
     let endpoint =
         Endpoint::from_environment(|name| (name == "DOCKER_HOST").then(|| variables.clone()))
             .unwrap();
-    let engine = DockerEngine::connect(&endpoint, TIMEOUT).unwrap();
+    let engine = connect(&endpoint, TIMEOUT);
     let facts = engine.facts().await.unwrap();
     assert_eq!(facts.endpoint, variables);
     let owner = owner("tcp");
@@ -442,7 +447,7 @@ async fn a_stream_outlives_every_timeout() {
     let endpoint = Endpoint::from_environment(lookup).unwrap();
     // bollard's own timeout is one second longer than ours, which is under a second here.
     let engine = DockerEngine::connect(&endpoint, Duration::from_millis(900)).unwrap();
-    let patient = DockerEngine::connect(&endpoint, TIMEOUT).unwrap();
+    let patient = connect(&endpoint, TIMEOUT);
     let owner = owner("long");
     let id = patient.start(&spec(&image, &owner, &["sleep", "60"])).await.unwrap();
     let mut stream = engine.open(&id, &words(&["cat"])).await.unwrap();

@@ -11,13 +11,17 @@
 mod create;
 mod endpoint;
 mod failure;
+mod podman;
 mod stream;
 
 use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
     CreateContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
 };
@@ -43,6 +47,9 @@ const API_NEWEST: (usize, usize) = (1, 48);
 /// The oldest one that has everything we ask for; Docker 20.10 has it.
 const API_OLDEST: (usize, usize) = (1, 41);
 
+/// The name under which Podman is known; what it wants otherwise is in [`podman`].
+const PODMAN: &str = "podman";
+
 /// A Docker engine. Clones share one connection's findings.
 #[derive(Clone, Debug)]
 pub struct DockerEngine {
@@ -53,6 +60,8 @@ pub struct DockerEngine {
 struct Shared {
     endpoint: Endpoint,
     timeout: Duration,
+    /// Where files are kept that the engine reads.
+    files: Option<PathBuf>,
     found: Mutex<Option<Found>>,
 }
 
@@ -70,8 +79,20 @@ impl DockerEngine {
     ///
     /// None today; an endpoint that needs work before the first call may have some.
     pub fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<DockerEngine, EngineError> {
-        let shared = Shared { endpoint: endpoint.clone(), timeout, found: Mutex::new(None) };
-        Ok(DockerEngine { shared: Arc::new(shared) })
+        Ok(DockerEngine::new(endpoint.clone(), timeout, None))
+    }
+
+    fn new(endpoint: Endpoint, timeout: Duration, files: Option<PathBuf>) -> DockerEngine {
+        let shared = Shared { endpoint, timeout, files, found: Mutex::new(None) };
+        DockerEngine { shared: Arc::new(shared) }
+    }
+
+    /// The same engine, nothing found yet, with a directory for files that it is to read; it is
+    /// made when it is needed. Podman needs one to start a container: it takes a seccomp profile
+    /// by path only.
+    #[must_use]
+    pub fn with_files_in(self, directory: PathBuf) -> DockerEngine {
+        DockerEngine::new(self.shared.endpoint.clone(), self.shared.timeout, Some(directory))
     }
 
     /// Bounds one call by the engine timeout.
@@ -92,11 +113,47 @@ impl DockerEngine {
     }
 
     async fn docker(&self) -> Result<Docker, EngineError> {
+        Ok(self.found().await?.docker)
+    }
+
+    async fn found(&self) -> Result<Found, EngineError> {
         let found = self.shared.found.lock().clone();
         match found {
-            Some(found) => Ok(found.docker),
-            None => Ok(self.find().await?.docker),
+            Some(found) => Ok(found),
+            None => self.find().await,
         }
+    }
+
+    /// The request that creates a container, in the words of this engine.
+    async fn body(
+        &self,
+        spec: &ContainerSpec,
+        facts: &EngineFacts,
+    ) -> Result<ContainerCreateBody, EngineError> {
+        let mut body = create::body(spec);
+        if facts.name != PODMAN {
+            return Ok(body);
+        }
+        let failed = |reason: String| EngineError::Failed {
+            verb: "create a container",
+            container: None,
+            reason,
+        };
+        let Some(directory) = self.shared.files.clone() else {
+            return Err(failed("no directory is known where Podman finds a seccomp profile".into()));
+        };
+        let profile = spec.seccomp.clone();
+        let kept = directory.clone();
+        let path = tokio::task::spawn_blocking(move || podman::keep(&kept, &profile))
+            .await
+            .map_err(io::Error::other)
+            .and_then(|kept| kept)
+            .map_err(|error| {
+                let place = directory.display();
+                failed(format!("the seccomp profile cannot be written to {place}: {error}"))
+            })?;
+        podman::adapt(&mut body, spec, &path);
+        Ok(body)
     }
 
     /// Tries the addresses in order; the first at which something listens decides.
@@ -168,8 +225,8 @@ impl DockerEngine {
             .unwrap_or_default()
             .first()
             .map(|component| component.name.to_lowercase())
-            .filter(|name| name.contains("podman"))
-            .map_or_else(|| "docker".to_owned(), |_| "podman".to_owned());
+            .filter(|name| name.contains(PODMAN))
+            .map_or_else(|| "docker".to_owned(), |_| PODMAN.to_owned());
         let facts = EngineFacts {
             name,
             version: version.version.unwrap_or_default(),
@@ -186,12 +243,13 @@ impl DockerEngine {
         spec: &ContainerSpec,
         name: &str,
     ) -> Result<ContainerId, EngineError> {
-        let docker = self.bounded("answer", self.docker()).await?;
+        let Found { docker, facts } = self.bounded("answer", self.found()).await?;
+        let body = self.body(spec, &facts).await?;
         let endpoint = &self.shared.endpoint;
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
         let created = self
             .bounded("create a container", async {
-                docker.create_container(Some(options), create::body(spec)).await.map_err(|error| {
+                docker.create_container(Some(options), body).await.map_err(|error| {
                     match failure::status(&error) {
                         Some(404) if failure::is_missing_image(&error) => {
                             EngineError::ImageMissing { image: spec.image.clone() }

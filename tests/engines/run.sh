@@ -71,7 +71,7 @@ packages() {
   esac
 }
 
-name='' shell='' sockets=''
+name='' shell='' sockets='' testing=''
 
 # cgroups are the one thing that a namespace does not take with it.
 own_cgroups() {
@@ -82,6 +82,11 @@ own_cgroups() {
 down() {
   [ -n "$name" ] || return 0
   local code=0 pid one
+  if [ -n "$testing" ]; then
+    kill -KILL -- "-$testing" 2>/dev/null || true
+    wait "$testing" 2>/dev/null || true
+    testing=
+  fi
   if [ -n "$shell" ]; then
     # The engine itself is asked first, so that it takes down what it made.
     pid=$(pgrep -P "$shell" || true)
@@ -157,11 +162,19 @@ bring_up() {
 # Runs tests; adds up what passed and failed.
 tests() {
   local log=$work/$name/tests.log line
-  CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_IMAGE=$image cargo test --no-fail-fast "$@" >>"$log" 2>&1 </dev/null || true
-  while read -r line; do
-    passed=$((passed + $(sed 's/.* \([0-9]*\) passed.*/\1/' <<<"$line")))
-    failed=$((failed + $(sed 's/.* \([0-9]*\) failed.*/\1/' <<<"$line")))
-  done < <(grep '^test result:' "$log" | tail -n "${lines:-1}")
+  # In a group of its own and waited for, so that a signal to this script ends it at once.
+  CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_IMAGE=$image setsid cargo test --no-fail-fast "$@" >"$log.last" 2>&1 </dev/null 8>&- &
+  testing=$!
+  wait "$testing" || true
+  testing=
+  cat "$log.last" >>"$log"
+  line=$(grep '^test result:' "$log.last" | tail -n 1)
+  if [ -z "$line" ]; then
+    failed=$((failed + 1))
+    return
+  fi
+  passed=$((passed + $(sed 's/.* \([0-9]*\) passed.*/\1/' <<<"$line")))
+  failed=$((failed + $(sed 's/.* \([0-9]*\) failed.*/\1/' <<<"$line")))
 }
 
 table=$work/table.txt
