@@ -1,5 +1,9 @@
 //! `doctor`: whether everything is there that a run needs, one line each.
 
+mod container;
+
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{Context, Outcome, Stopped, auth, engine, out};
@@ -21,24 +25,30 @@ struct Check {
     good: bool,
     /// What was found, or what is wrong and what to do.
     found: String,
+    /// Of a container that was armed.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    armed: Option<container::Armed>,
 }
 
 impl Check {
     fn new(name: &'static str, outcome: Result<String, String>) -> Self {
         let good = outcome.is_ok();
-        Self { name, good, found: outcome.unwrap_or_else(|problem| problem) }
+        Self { name, good, found: outcome.unwrap_or_else(|problem| problem), armed: None }
     }
 }
 
 pub(super) async fn execute(arguments: &Arguments, context: &Context) -> Result<Outcome, Stopped> {
     let mut checks = vec![settings(context)];
     checks.extend(engine_and_image(context).await);
+    if checks.iter().all(|check| check.good) {
+        checks.push(armed(context).await);
+    }
     checks.push(credential(context));
     checks.push(workspace(context));
     if arguments.json {
         out::json(&checks)?;
     } else {
-        for Check { name, good, found } in &checks {
+        for Check { name, good, found, .. } in &checks {
             let mark = if *good { "ok  " } else { "FAIL" };
             out::text(&format!("{mark}  {name:<10}  {found}"))?;
         }
@@ -71,6 +81,17 @@ async fn engine_and_image(context: &Context) -> [Check; 2] {
         Err(error) => Err(error.to_string()),
     };
     [Check::new("engine", Ok(engine::describe(&facts))), Check::new("image", image)]
+}
+
+/// A container that is armed and removed again.
+async fn armed(context: &Context) -> Check {
+    let armed = match engine::connect(context) {
+        Ok(engine) => container::arm(Arc::new(engine), context).await,
+        Err(error) => Err(error.to_string()),
+    };
+    let check =
+        Check::new("container", armed.as_ref().map(container::Armed::line).map_err(Clone::clone));
+    Check { armed: armed.ok(), ..check }
 }
 
 fn credential(context: &Context) -> Check {

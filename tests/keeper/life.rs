@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::keeper::client::{Keeper, KeeperError, ProgramEvent};
-use mcp_codex_orchestrator::keeper::wire::SpawnRequest;
+use mcp_codex_orchestrator::keeper::wire::{Limit, SpawnRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
@@ -23,8 +23,8 @@ async fn a_job_goes_through_and_a_reset_restores_the_fingerprint() -> Result<(),
     let posture = &armed.posture;
     assert!(posture.no_new_privileges && posture.read_only_root && posture.seccomp == 2);
     assert_eq!(posture.interfaces, ["lo"]);
-    assert_eq!(posture.memory, 512 << 20);
-    assert_eq!(posture.pids, 256);
+    assert_eq!(posture.memory, Limit::At(512 << 20));
+    assert_eq!(posture.pids, Limit::At(256));
     println!("{armed:#?}");
 
     let mut tar = tar::Builder::new(Vec::new());
