@@ -11,8 +11,10 @@
 mod create;
 mod endpoint;
 mod failure;
+mod listing;
 mod podman;
 mod stream;
+mod version;
 
 use std::collections::HashMap;
 use std::io;
@@ -31,8 +33,9 @@ use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 
 pub use self::endpoint::{Address, Endpoint, Origin};
-use self::failure::{failed, is_gone};
+use self::failure::{failed, is_between_states, is_gone};
 use self::stream::ExecStream;
+use self::version::{API_OLDEST, settle, versioned};
 use crate::engine::{
     ByteStream, ContainerId, ContainerSpec, Engine, EngineError, EngineFacts, ImageFacts, Listed,
 };
@@ -40,12 +43,11 @@ use crate::engine::{
 /// Bytes that are taken from the connection at once. The engine sends messages of up to 32 KiB.
 const READ_CAPACITY: usize = 64 * 1024;
 
-/// The newest version of the API that we were written for. An engine that offers a newer one is
-/// asked for this.
-const API_NEWEST: (usize, usize) = (1, 48);
+/// How often a removal is tried while the container is between two states.
+const REMOVALS: u32 = 6;
 
-/// The oldest one that has everything we ask for; Docker 20.10 has it.
-const API_OLDEST: (usize, usize) = (1, 41);
+/// The wait after the first of them; each is twice as long as the one before.
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(50);
 
 /// The name under which Podman is known; what it wants otherwise is in [`podman`].
 const PODMAN: &str = "podman";
@@ -70,6 +72,7 @@ struct Shared {
 struct Found {
     docker: Docker,
     facts: EngineFacts,
+    address: Address,
 }
 
 impl DockerEngine {
@@ -140,7 +143,9 @@ impl DockerEngine {
             reason,
         };
         let Some(directory) = self.shared.files.clone() else {
-            return Err(failed("no directory is known where Podman finds a seccomp profile".into()));
+            return Err(failed(
+                "no directory is known where Podman finds a seccomp profile".into(),
+            ));
         };
         let profile = spec.seccomp.clone();
         let kept = directory.clone();
@@ -233,7 +238,7 @@ impl DockerEngine {
             api_version: format!("{major}.{minor}"),
             endpoint: address.to_string(),
         };
-        Ok(Found { docker, facts })
+        Ok(Found { docker, facts, address: address.clone() })
     }
 
     /// Creates and starts. The name is ours, so that a container whose creation was not
@@ -243,7 +248,7 @@ impl DockerEngine {
         spec: &ContainerSpec,
         name: &str,
     ) -> Result<ContainerId, EngineError> {
-        let Found { docker, facts } = self.bounded("answer", self.found()).await?;
+        let Found { docker, facts, .. } = self.bounded("answer", self.found()).await?;
         let body = self.body(spec, &facts).await?;
         let endpoint = &self.shared.endpoint;
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
@@ -277,14 +282,23 @@ impl DockerEngine {
         self.bounded("remove a container", async {
             let docker = self.docker().await?;
             let options = RemoveContainerOptions { force: true, v: true, link: false };
-            match docker.remove_container(name_or_id, Some(options)).await {
-                Ok(()) => Ok(()),
-                Err(error) if is_gone(&error) => Ok(()),
-                Err(error) => {
-                    let id = ContainerId(name_or_id.to_owned());
-                    Err(failed("remove a container", Some(&id), error, &self.shared.endpoint))
+            let mut wait = BETWEEN_REMOVALS;
+            for left in (0..REMOVALS).rev() {
+                match docker.remove_container(name_or_id, Some(options.clone())).await {
+                    Ok(()) => break,
+                    Err(error) if is_gone(&error) => break,
+                    Err(error) if left > 0 && is_between_states(&error) => {
+                        tokio::time::sleep(wait).await;
+                        wait *= 2;
+                    }
+                    Err(error) => {
+                        let id = ContainerId(name_or_id.to_owned());
+                        let endpoint = &self.shared.endpoint;
+                        return Err(failed("remove a container", Some(&id), error, endpoint));
+                    }
                 }
             }
+            Ok(())
         })
         .await
     }
@@ -400,7 +414,15 @@ impl Engine for DockerEngine {
 
     fn list<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, EngineError>> {
         Box::pin(self.bounded("list containers", async move {
-            let docker = self.docker().await?;
+            let Found { docker, facts, address } = self.found().await?;
+            if facts.name == PODMAN {
+                let listed = listing::list(&address, &facts.api_version, label).await;
+                return listed.map_err(|reason| EngineError::Failed {
+                    verb: "list containers",
+                    container: None,
+                    reason,
+                });
+            }
             let options = ListContainersOptions {
                 all: true,
                 filters: Some(HashMap::from([("label".to_owned(), vec![label.to_owned()])])),
@@ -434,45 +456,5 @@ async fn probe(address: &Address) -> std::io::Result<()> {
     match address {
         Address::Unix(path) => UnixStream::connect(path).await.map(drop),
         Address::Tcp(authority) => TcpStream::connect(authority).await.map(drop),
-    }
-}
-
-/// The version of the API to speak with an engine that offers `offered` as its newest.
-fn settle(offered: &str) -> Option<(usize, usize)> {
-    let (major, minor) = offered.split_once('.')?;
-    let offered = (major.parse().ok()?, minor.parse().ok()?);
-    (offered >= API_OLDEST).then(|| offered.min(API_NEWEST))
-}
-
-/// Puts the version before the path of a request that has none.
-fn versioned(request: bollard::BollardRequest, prefix: &str) -> bollard::BollardRequest {
-    use hyper::http::uri::{PathAndQuery, Uri};
-    let (mut head, body) = request.into_parts();
-    let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    if !path.starts_with("/v1.") {
-        let versioned = format!("{prefix}{path}");
-        let mut uri = head.uri.clone().into_parts();
-        if let Ok(path) = PathAndQuery::try_from(versioned) {
-            uri.path_and_query = Some(path);
-            if let Ok(uri) = Uri::from_parts(uri) {
-                head.uri = uri;
-            }
-        }
-    }
-    hyper::Request::from_parts(head, body)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_is_the_older_of_both_and_old_engines_are_refused() {
-        assert_eq!(settle("1.41"), Some((1, 41)));
-        assert_eq!(settle("1.45"), Some((1, 45)));
-        assert_eq!(settle("1.99"), Some(API_NEWEST));
-        assert_eq!(settle("1.40"), None);
-        assert_eq!(settle(""), None);
-        assert_eq!(settle("nonsense"), None);
     }
 }

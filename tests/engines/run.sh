@@ -16,8 +16,10 @@ usage: tests/engines/run.sh [--up] [NAME...]
   --up   bring one engine up with the image in it and wait for Enter, instead of running tests
 
 Environment: CODEX_IMAGE         the image to test with (default codex-runner:latest)
-             ENGINES_IT          which tests of --test it to run, words of their names
+             ENGINES_KEEPER      which tests of --test keeper to run, words of their names
+             ENGINES_IT          which tests of --test it to run, likewise
              ENGINES_WAIT        seconds to wait for an engine (default 60)
+             ENGINES_PATIENCE    seconds that one test program may take (default 900)
 Needs root on a Debian 12, an engine with the image, and apt's own source of packages.
 TEXT
 }
@@ -39,6 +41,8 @@ cd "$here/../.."
 work=$PWD/target/engines
 image=${CODEX_IMAGE:-codex-runner:latest}
 limit=${ENGINES_WAIT:-60}
+patience=${ENGINES_PATIENCE:-900}
+read -r -a keeper <<<"${ENGINES_KEEPER:-life kept collected}"
 read -r -a it <<<"${ENGINES_IT:-main_job leftovers outcome cancel}"
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 say() { echo "engines: $*" >&2; }
@@ -159,22 +163,42 @@ bring_up() {
   docker image inspect "$image" >/dev/null 2>&1 || { reason="the image is not there after loading"; return 1; }
 }
 
-# Runs tests; adds up what passed and failed.
+# Runs a test program with these arguments; adds up what passed and failed.
 tests() {
-  local log=$work/$name/tests.log line
+  local log=$work/$name/tests.log line program=$1
+  program=$(sed -n "s|^ *Executable tests/$1[/.].*(\(.*\))$|\1|p" "$work/build.log")
+  shift
   # In a group of its own and waited for, so that a signal to this script ends it at once.
-  CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_IMAGE=$image setsid cargo test --no-fail-fast "$@" >"$log.last" 2>&1 </dev/null 8>&- &
+  CODEX_TESTS_REQUIRE_ENGINE=1 CODEX_IMAGE=$image setsid timeout --foreground "$patience" "$program" "$@" \
+    >"$log.last" 2>&1 </dev/null 8>&- &
   testing=$!
   wait "$testing" || true
   testing=
   cat "$log.last" >>"$log"
-  line=$(grep '^test result:' "$log.last" | tail -n 1)
+  line=$(grep '^test result:' "$log.last" | tail -n 1 || true)
   if [ -z "$line" ]; then
+    # It did not come to its end; what it said until then counts, and it failed.
+    passed=$((passed + $(grep -c '^test .* ok$' "$log.last" || true)))
     failed=$((failed + 1))
     return
   fi
   passed=$((passed + $(sed 's/.* \([0-9]*\) passed.*/\1/' <<<"$line")))
   failed=$((failed + $(sed 's/.* \([0-9]*\) failed.*/\1/' <<<"$line")))
+}
+
+# What this program itself finds out about the engine: the line of `doctor` about one container.
+ask() {
+  local home=$work/$name/data/doctor
+  mkdir -p "$home"
+  CODEX_IMAGE=$image HOME=$home XDG_STATE_HOME=$home/state XDG_CONFIG_HOME=$home/config timeout 100 \
+    target/debug/mcp-codex-orchestrator doctor --json >"$work/$name/doctor.json" 2>"$work/$name/doctor.log" || true
+  lacks=$(sed -n '/"name": "container"/,/"found"/s/.*"found": "\(.*\)",*$/\1/p' "$work/$name/doctor.json")
+  case $lacks in
+    *"reset after each run"*) recycle=reset ;;
+    *"destroyed after each run"*) recycle=destroy ;;
+    *) recycle=- broken=1 ;;
+  esac
+  lacks=$(sed 's/^armed in [0-9]* ms; //; s/; reset after each run$//; s/^reset after each run$/nothing/' <<<"$lacks")
 }
 
 table=$work/table.txt
@@ -194,19 +218,16 @@ for one in "${names[@]}"; do
       read -r -p "Enter takes it down. " _ || true
     else
       : >"$work/$one/tests.log"
-      tests --test engine
-      tests --test keeper
-      tests --test it -- "${it[@]}"
-      # What this program itself finds out about the engine.
-      "$here/told.sh" >"$work/$one/told.txt" 2>"$work/$one/told.log" || true
-      recycle=$(sed -n 's/^recycle //p' "$work/$one/told.txt")
-      lacks=$(sed -n 's/^unenforced //p' "$work/$one/told.txt")
+      tests engine
+      tests keeper "${keeper[@]}"
+      tests it "${it[@]}"
+      ask
       [ "$failed" = 0 ] || broken=1
     fi
   else
     failed=1 broken=1 lacks="not run: $reason"
   fi
-  $up || row "$one" "$version" "$passed of $((passed + failed))" "${recycle:--}" "${lacks:-nothing found}"
+  $up || row "$one" "$version" "$passed of $((passed + failed))" "${recycle:--}" "${lacks:-not told}"
   unset DOCKER_HOST
   down || broken=1
 done

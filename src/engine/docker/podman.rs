@@ -61,7 +61,11 @@ fn ulimits() -> Vec<ResourcesUlimits> {
 
 fn limit(name: &str, soft: u64, hard: u64) -> ResourcesUlimits {
     let number = |value| i64::try_from(value).unwrap_or(i64::MAX);
-    ResourcesUlimits { name: Some(name.to_owned()), soft: Some(number(soft)), hard: Some(number(hard)) }
+    ResourcesUlimits {
+        name: Some(name.to_owned()),
+        soft: Some(number(soft)),
+        hard: Some(number(hard)),
+    }
 }
 
 /// Sees to it that a file in `directory` holds the profile; gives its path. The file is named by
