@@ -49,7 +49,12 @@ case $name in
     dockerd "${docker_flags[@]}" &
     ;;
   runsc)
-    dockerd "${docker_flags[@]}" --add-runtime runsc=/usr/bin/runsc --default-runtime runsc &
+    # Debian 12's runsc takes every network namespace for the host's where the kernel is 6.x ("cannot
+    # run with network enabled in root network namespace"), so it gives a loopback interface only.
+    mkdir -p /etc/docker
+    echo '{"runtimes": {"runsc": {"path": "/usr/bin/runsc", "runtimeArgs": ["--network=none"]}}}' \
+      >/etc/docker/daemon.json
+    dockerd "${docker_flags[@]}" --default-runtime runsc &
     ;;
   podman)
     cp "$here/containers.conf" /etc/containers/containers.conf
@@ -58,10 +63,11 @@ case $name in
     ;;
   docker-rootless)
     make_user
-    as_user rootlesskit --net=slirp4netns --mtu=65520 --slirp4netns-sandbox=false --slirp4netns-seccomp=false \
-      --disable-host-loopback --port-driver=builtin --copy-up=/etc --copy-up=/run \
+    # The network of this namespace, which has a loopback interface only: slirp4netns would need
+    # /dev/net/tun, which not every machine lets everybody open.
+    as_user rootlesskit --net=host --copy-up=/etc --copy-up=/run \
       "--state-dir=/run/user/$uid/rootlesskit" \
-      dockerd --rootless --data-root "$data/home/docker" --exec-root "/run/user/$uid/docker" \
+      dockerd --rootless --bridge=none --iptables=false --ip6tables=false --data-root "$data/home/docker" --exec-root "/run/user/$uid/docker" \
       --pidfile "/run/user/$uid/docker.pid" --host "unix://$socket" --exec-opt native.cgroupdriver=cgroupfs &
     ;;
   podman-rootless)
