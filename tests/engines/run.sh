@@ -204,6 +204,7 @@ ask() {
 table=$work/table.txt
 row() { printf '%-16s  %-10s  %-14s  %-9s  %s\n' "$@" | tee -a "$table"; }
 : >"$table"
+$up || row engine version "tests passed" recycle "does not enforce"
 broken=0
 own=$(docker version --format '{{.Server.Version}}')
 say "the machine's own engine is Docker $own; it is not touched"
@@ -231,5 +232,5 @@ for one in "${names[@]}"; do
   unset DOCKER_HOST
   down || broken=1
 done
-$up || { echo; row engine version "tests passed" recycle "does not enforce" >/dev/null; say "the table is in $table"; }
+$up || say "the table is in $table"
 exit $broken
