@@ -1,7 +1,7 @@
 # What people and CI type. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak soak-kills fuzz bench image codex file-systems lint engine build
+.PHONY: help demo test soak soak-kills fuzz bench image codex file-systems lint engine engines build
 
 VENV := target/venv
 
@@ -45,6 +45,9 @@ file-systems:
 
 engine: ## See that a container engine answers; install and start one where that is allowed
 	docker/engine.sh
+
+engines: image ## Run tests against other engines, side by side with this machine's (ENGINES="docker-26 podman")
+	tests/engines/run.sh $(ENGINES)
 
 build: ## Build the server: target/release/mcp-codex-orchestrator
 	cargo build --release

@@ -13,7 +13,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// The engine that the environment names. Asks it nothing.
 pub(super) fn connect(context: &Context) -> Result<DockerEngine, EngineError> {
     let endpoint = Endpoint::from_environment(|name| (context.lookup)(name))?;
-    DockerEngine::connect(&endpoint, ANSWER)
+    let engine = DockerEngine::connect(&endpoint, ANSWER)?;
+    Ok(engine.with_files_in(context.paths.state.clone()))
 }
 
 /// An engine in one line.

@@ -13,13 +13,19 @@ mod desktop;
 mod endpoint;
 mod events;
 mod failure;
+mod listing;
+mod podman;
 mod stream;
+mod version;
 
 use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
+use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
     CreateContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
 };
@@ -29,8 +35,9 @@ use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 
 pub use self::endpoint::{Address, Endpoint, Origin};
-use self::failure::{failed, is_gone};
+use self::failure::{failed, is_between_states, is_gone};
 use self::stream::ExecStream;
+use self::version::{API_OLDEST, settle, versioned};
 use crate::engine::{
     ByteStream, ContainerId, ContainerSpec, Engine, EngineError, EngineFacts, Events, ImageFacts,
     Listed,
@@ -39,12 +46,14 @@ use crate::engine::{
 /// Bytes that are taken from the connection at once. The engine sends messages of up to 32 KiB.
 const READ_CAPACITY: usize = 64 * 1024;
 
-/// The newest version of the API that we were written for. An engine that offers a newer one is
-/// asked for this.
-const API_NEWEST: (usize, usize) = (1, 48);
+/// How often a removal is tried while the container is between two states.
+const REMOVALS: u32 = 6;
 
-/// The oldest one that has everything we ask for; Docker 20.10 has it.
-const API_OLDEST: (usize, usize) = (1, 41);
+/// The wait after the first of them; each is twice as long as the one before.
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(50);
+
+/// The name under which Podman is known; what it wants otherwise is in [`podman`].
+const PODMAN: &str = "podman";
 
 /// A Docker engine. Clones share one connection's findings.
 #[derive(Clone, Debug)]
@@ -56,6 +65,8 @@ pub struct DockerEngine {
 struct Shared {
     endpoint: Endpoint,
     timeout: Duration,
+    /// Where files are kept that the engine reads.
+    files: Option<PathBuf>,
     found: Mutex<Option<Found>>,
 }
 
@@ -64,6 +75,7 @@ struct Shared {
 struct Found {
     docker: Docker,
     facts: EngineFacts,
+    address: Address,
 }
 
 impl DockerEngine {
@@ -73,8 +85,20 @@ impl DockerEngine {
     ///
     /// None today; an endpoint that needs work before the first call may have some.
     pub fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<DockerEngine, EngineError> {
-        let shared = Shared { endpoint: endpoint.clone(), timeout, found: Mutex::new(None) };
-        Ok(DockerEngine { shared: Arc::new(shared) })
+        Ok(DockerEngine::new(endpoint.clone(), timeout, None))
+    }
+
+    fn new(endpoint: Endpoint, timeout: Duration, files: Option<PathBuf>) -> DockerEngine {
+        let shared = Shared { endpoint, timeout, files, found: Mutex::new(None) };
+        DockerEngine { shared: Arc::new(shared) }
+    }
+
+    /// The same engine, nothing found yet, with a directory for files that it is to read; it is
+    /// made when it is needed. Podman needs one to start a container: it takes a seccomp profile
+    /// by path only.
+    #[must_use]
+    pub fn with_files_in(self, directory: PathBuf) -> DockerEngine {
+        DockerEngine::new(self.shared.endpoint.clone(), self.shared.timeout, Some(directory))
     }
 
     /// Bounds one call by the engine timeout.
@@ -95,11 +119,49 @@ impl DockerEngine {
     }
 
     async fn docker(&self) -> Result<Docker, EngineError> {
+        Ok(self.found().await?.docker)
+    }
+
+    async fn found(&self) -> Result<Found, EngineError> {
         let found = self.shared.found.lock().clone();
         match found {
-            Some(found) => Ok(found.docker),
-            None => Ok(self.find().await?.docker),
+            Some(found) => Ok(found),
+            None => self.find().await,
         }
+    }
+
+    /// The request that creates a container, in the words of this engine.
+    async fn body(
+        &self,
+        spec: &ContainerSpec,
+        facts: &EngineFacts,
+    ) -> Result<ContainerCreateBody, EngineError> {
+        let mut body = create::body(spec);
+        if facts.name != PODMAN {
+            return Ok(body);
+        }
+        let failed = |reason: String| EngineError::Failed {
+            verb: "create a container",
+            container: None,
+            reason,
+        };
+        let Some(directory) = self.shared.files.clone() else {
+            return Err(failed(
+                "no directory is known where Podman finds a seccomp profile".into(),
+            ));
+        };
+        let profile = spec.seccomp.clone();
+        let kept = directory.clone();
+        let path = tokio::task::spawn_blocking(move || podman::keep(&kept, &profile))
+            .await
+            .map_err(io::Error::other)
+            .and_then(|kept| kept)
+            .map_err(|error| {
+                let place = directory.display();
+                failed(format!("the seccomp profile cannot be written to {place}: {error}"))
+            })?;
+        podman::adapt(&mut body, spec, &path);
+        Ok(body)
     }
 
     /// Tries the addresses in order; the first at which something listens decides.
@@ -171,8 +233,8 @@ impl DockerEngine {
             .unwrap_or_default()
             .first()
             .map(|component| component.name.to_lowercase())
-            .filter(|name| name.contains("podman"))
-            .map_or_else(|| "docker".to_owned(), |_| "podman".to_owned());
+            .filter(|name| name.contains(PODMAN))
+            .map_or_else(|| "docker".to_owned(), |_| PODMAN.to_owned());
         let platform = version.platform.map(|platform| platform.name).unwrap_or_default();
         let kernel = version.kernel_version.unwrap_or_default();
         let mac = cfg!(target_os = "macos");
@@ -183,7 +245,7 @@ impl DockerEngine {
             api_version: format!("{major}.{minor}"),
             endpoint: address.to_string(),
         };
-        Ok(Found { docker, facts })
+        Ok(Found { docker, facts, address: address.clone() })
     }
 
     /// Creates and starts. The name is ours, so that a container whose creation was not
@@ -193,12 +255,13 @@ impl DockerEngine {
         spec: &ContainerSpec,
         name: &str,
     ) -> Result<ContainerId, EngineError> {
-        let docker = self.bounded("answer", self.docker()).await?;
+        let Found { docker, facts, .. } = self.bounded("answer", self.found()).await?;
+        let body = self.body(spec, &facts).await?;
         let endpoint = &self.shared.endpoint;
         let options = CreateContainerOptions { name: Some(name.to_owned()), ..Default::default() };
         let created = self
             .bounded("create a container", async {
-                docker.create_container(Some(options), create::body(spec)).await.map_err(|error| {
+                docker.create_container(Some(options), body).await.map_err(|error| {
                     match failure::status(&error) {
                         Some(404) if failure::is_missing_image(&error) => {
                             EngineError::ImageMissing { image: spec.image.clone() }
@@ -226,14 +289,23 @@ impl DockerEngine {
         self.bounded("remove a container", async {
             let docker = self.docker().await?;
             let options = RemoveContainerOptions { force: true, v: true, link: false };
-            match docker.remove_container(name_or_id, Some(options)).await {
-                Ok(()) => Ok(()),
-                Err(error) if is_gone(&error) => Ok(()),
-                Err(error) => {
-                    let id = ContainerId(name_or_id.to_owned());
-                    Err(failed("remove a container", Some(&id), error, &self.shared.endpoint))
+            let mut wait = BETWEEN_REMOVALS;
+            for left in (0..REMOVALS).rev() {
+                match docker.remove_container(name_or_id, Some(options.clone())).await {
+                    Ok(()) => break,
+                    Err(error) if is_gone(&error) => break,
+                    Err(error) if left > 0 && is_between_states(&error) => {
+                        tokio::time::sleep(wait).await;
+                        wait *= 2;
+                    }
+                    Err(error) => {
+                        let id = ContainerId(name_or_id.to_owned());
+                        let endpoint = &self.shared.endpoint;
+                        return Err(failed("remove a container", Some(&id), error, endpoint));
+                    }
                 }
             }
+            Ok(())
         })
         .await
     }
@@ -349,7 +421,15 @@ impl Engine for DockerEngine {
 
     fn list<'a>(&'a self, label: &'a str) -> BoxFuture<'a, Result<Vec<Listed>, EngineError>> {
         Box::pin(self.bounded("list containers", async move {
-            let docker = self.docker().await?;
+            let Found { docker, facts, address } = self.found().await?;
+            if facts.name == PODMAN {
+                let listed = listing::list(&address, &facts.api_version, label).await;
+                return listed.map_err(|reason| EngineError::Failed {
+                    verb: "list containers",
+                    container: None,
+                    reason,
+                });
+            }
             let options = ListContainersOptions {
                 all: true,
                 filters: Some(HashMap::from([("label".to_owned(), vec![label.to_owned()])])),
@@ -393,45 +473,5 @@ async fn probe(address: &Address) -> std::io::Result<()> {
     match address {
         Address::Unix(path) => UnixStream::connect(path).await.map(drop),
         Address::Tcp(authority) => TcpStream::connect(authority).await.map(drop),
-    }
-}
-
-/// The version of the API to speak with an engine that offers `offered` as its newest.
-fn settle(offered: &str) -> Option<(usize, usize)> {
-    let (major, minor) = offered.split_once('.')?;
-    let offered = (major.parse().ok()?, minor.parse().ok()?);
-    (offered >= API_OLDEST).then(|| offered.min(API_NEWEST))
-}
-
-/// Puts the version before the path of a request that has none.
-fn versioned(request: bollard::BollardRequest, prefix: &str) -> bollard::BollardRequest {
-    use hyper::http::uri::{PathAndQuery, Uri};
-    let (mut head, body) = request.into_parts();
-    let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    if !path.starts_with("/v1.") {
-        let versioned = format!("{prefix}{path}");
-        let mut uri = head.uri.clone().into_parts();
-        if let Ok(path) = PathAndQuery::try_from(versioned) {
-            uri.path_and_query = Some(path);
-            if let Ok(uri) = Uri::from_parts(uri) {
-                head.uri = uri;
-            }
-        }
-    }
-    hyper::Request::from_parts(head, body)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_is_the_older_of_both_and_old_engines_are_refused() {
-        assert_eq!(settle("1.41"), Some((1, 41)));
-        assert_eq!(settle("1.45"), Some((1, 45)));
-        assert_eq!(settle("1.99"), Some(API_NEWEST));
-        assert_eq!(settle("1.40"), None);
-        assert_eq!(settle(""), None);
-        assert_eq!(settle("nonsense"), None);
     }
 }

@@ -47,6 +47,16 @@ pub(crate) fn engine_is_there() -> bool {
     answers
 }
 
+/// Whether the engine is Podman, which refuses some words of Docker's.
+fn is_podman() -> bool {
+    static IS: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
+    *IS.get_or_init(|| {
+        let mut version = std::process::Command::new("docker");
+        version.args(["version", "--format", "{{range .Server.Components}}{{.Name}} {{end}}"]);
+        version.output().is_ok_and(|told| told.stdout.starts_with(b"Podman"))
+    })
+}
+
 /// The static keeper, built once.
 pub(crate) fn keeper_binary() -> PathBuf {
     static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
@@ -92,8 +102,14 @@ pub(crate) async fn start(more: &[&str]) -> Contained {
     run.args(["--memory", "512m", "--memory-swap", "512m", "--pids-limit", "256"]);
     run.args(["-v", "/app", "-v", "/cache", "-v", &mount, "--shm-size", "16m"]);
     for (place, size) in [("/home/codex", 32), ("/tmp", 32), ("/run", 4), ("/var/tmp", 8)] {
-        let tmpfs = format!("{place}:rw,exec,nosuid,nodev,size={size}m,nr_inodes=20000");
+        // Podman knows no number of files, and would fill it from the image.
+        let more = if is_podman() { "notmpcopyup" } else { "nr_inodes=20000" };
+        let tmpfs = format!("{place}:rw,exec,nosuid,nodev,size={size}m,{more}");
         run.args(["--tmpfs", &tmpfs]);
+    }
+    if is_podman() {
+        // It sets more than it may itself, where it may not raise its own limits.
+        run.args(["--ulimit", "nofile=1024:4096", "--ulimit", "nproc=8192:8192"]);
     }
     run.args(more).args([&image(), "/usr/local/bin/codex-keeper", "init", "30"]);
     let output = run.output().await.unwrap();

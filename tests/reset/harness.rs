@@ -133,6 +133,7 @@ impl Armed {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .to_vec(),
             cwd: "/app".to_owned(),
+            files: Vec::new(),
             stdin: String::new(),
             nonce: "nonce".to_owned(),
         };

@@ -107,12 +107,11 @@ fn nano(cpus: f64) -> i64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    #[test]
-    fn a_spec_becomes_a_request_with_every_restriction_in_it() {
-        let spec = ContainerSpec {
+    pub(crate) fn spec() -> ContainerSpec {
+        ContainerSpec {
             image: "i".into(),
             labels: [("k".to_owned(), "v".to_owned())].into(),
             argv: vec!["init".into(), "30".into()],
@@ -126,8 +125,12 @@ mod tests {
             capabilities: vec!["KILL".into()],
             seccomp: "{}".into(),
             network: Network::None,
-        };
-        let body = body(&spec);
+        }
+    }
+
+    #[test]
+    fn a_spec_becomes_a_request_with_every_restriction_in_it() {
+        let body = body(&spec());
         assert_eq!(body.entrypoint, Some(vec!["init".to_owned()]));
         assert_eq!(body.cmd, Some(vec!["30".to_owned()]));
         assert_eq!(body.env, None);

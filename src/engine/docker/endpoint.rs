@@ -114,6 +114,13 @@ impl Endpoint {
             sockets.push(home.join(".docker/desktop/docker.sock"));
         }
         sockets.push(PathBuf::from(format!("/run/user/{}/docker.sock", host.uid)));
+        // Podman's last: where both are, Docker is what people mean by a container engine.
+        let podman = "podman/podman.sock";
+        if let Some(directory) = lookup("XDG_RUNTIME_DIR") {
+            sockets.push(PathBuf::from(directory).join(podman));
+        }
+        sockets.push(PathBuf::from(format!("/run/user/{}", host.uid)).join(podman));
+        sockets.push(PathBuf::from("/run").join(podman));
         let mut addresses: Vec<Address> = Vec::new();
         for address in sockets.into_iter().map(Address::Unix) {
             if !addresses.contains(&address) {
@@ -138,7 +145,8 @@ impl Endpoint {
             Origin::Context(name) => format!(
                 "start Docker, or choose another context than {name} with `docker context use`"
             ),
-            Origin::Usual => "start Docker; if it listens elsewhere, set DOCKER_HOST in the `env` \
+            Origin::Usual => "start Docker, or Podman's socket (`systemctl --user enable --now \
+                              podman.socket`); if it listens elsewhere, set DOCKER_HOST in the `env` \
                               of this server in your MCP client's settings, since clients do not \
                               pass on the variables of your shell"
                 .into(),

@@ -30,6 +30,12 @@ pub(super) fn is_gone(error: &Error) -> bool {
     }
 }
 
+/// Whether a removal met a container that has ended and that Podman is just taking down by itself.
+pub(super) fn is_between_states(error: &Error) -> bool {
+    matches!(error, Error::DockerResponseServerError { message, .. }
+        if message.contains("container state improper"))
+}
+
 /// An engine that cannot be reached is unavailable; anything else failed at `verb`.
 pub(super) fn failed(
     verb: &'static str,
@@ -104,6 +110,8 @@ mod tests {
         assert!(is_gone(&response(409, "removal of container x is already in progress")));
         assert!(!is_gone(&response(409, "driver \"overlay2\" failed to remove root filesystem")));
         assert!(!is_gone(&response(500, "")));
+        assert!(is_between_states(&response(500, "container state improper: stopped")));
+        assert!(!is_between_states(&response(500, "device or resource busy")));
     }
 
     #[test]

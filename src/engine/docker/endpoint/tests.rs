@@ -68,10 +68,17 @@ fn without_variables_every_usual_socket_is_tried_once() {
         "/run/user/1234/docker.sock",
         "/home/me/.docker/run/docker.sock",
         "/home/me/.docker/desktop/docker.sock",
+        "/run/user/1234/podman/podman.sock",
+        "/run/podman/podman.sock",
     ];
     assert_eq!(endpoint.addresses(), expected.map(|path| Address::Unix(path.into())));
     let bare = find(&[]).unwrap();
-    let expected = ["/var/run/docker.sock", "/run/user/1234/docker.sock"];
+    let expected = [
+        "/var/run/docker.sock",
+        "/run/user/1234/docker.sock",
+        "/run/user/1234/podman/podman.sock",
+        "/run/podman/podman.sock",
+    ];
     assert_eq!(bare.addresses(), expected.map(|path| Address::Unix(path.into())));
 }
 
