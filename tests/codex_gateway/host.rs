@@ -107,6 +107,11 @@ impl Bench {
     pub async fn run(&self, binary: &Path, command: &CodexCommand) -> Ran {
         let request = command.spawn_request("nonce").unwrap();
         let app = self.app().to_str().unwrap().to_owned();
+        // Where CODEX_HOME is here; in a container the keeper writes them.
+        for file in &request.files {
+            let name = Path::new(&file.path).strip_prefix(".codex").unwrap();
+            std::fs::write(self.dir.path().join("home").join(name), &file.contents).unwrap();
+        }
         let mut child = Command::new(binary);
         child
             .args(request.argv[1..].iter().map(|a| a.replace(WORKSPACE, &app)))

@@ -44,7 +44,7 @@ async fn a_wrong_call_is_told_in_one_sentence_and_leaves_nothing() {
         (json!({"prompt": "x", "working_dir": "none"}), "invalid_argument", "none"),
         (json!({"prompt": "x", "working_dir": "leads_out"}), "invalid_argument", "leads_out"),
         (json!({"prompt": "x", "env_vars": {"": "v"}}), "invalid_argument", "env_vars"),
-        (json!({"prompt": "x", "env_vars": {"A=B": "v"}}), "invalid_argument", "A=B"),
+        (json!({"prompt": "x", "env_vars": {"A=B": "v"}}), "invalid_argument", "A=…"),
         (json!({"prompt": "x", "env_vars": {"A": "v\u{0}"}}), "invalid_argument", "NUL"),
         (json!({"prompt": "x", "env_vars": {"A": 1}}), "invalid_argument", "env_vars"),
     ];

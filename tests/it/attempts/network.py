@@ -58,11 +58,35 @@ def _():
     )
 
 
-@attempt("the metadata by curl", "went through: 7")
+def curl(*arguments):
+    """What curl ends with, and what the proxy said."""
+    said = subprocess.run(
+        ["curl", "-s", "-m", "3", "-o", "/dev/null", "-w", "%{http_code} %{http_connect}"]
+        + list(arguments),
+        capture_output=True,
+        text=True,
+    )
+    return "%d, %s" % (said.returncode, said.stdout)
+
+
+@attempt("the metadata by curl", "7, 000 000")
 def _():
-    return subprocess.run(
-        ["curl", "-s", "-m", "3", "http://169.254.169.254/latest/meta-data/"], capture_output=True
-    ).returncode
+    return curl("--noproxy", "*", "http://169.254.169.254/latest/meta-data/")
+
+
+@attempt("the metadata by curl and the proxy", "0, 403 000")
+def _():
+    return curl("http://169.254.169.254/latest/meta-data/")
+
+
+@attempt("the metadata by curl through the proxy", "56, 000 403")
+def _():
+    return curl("https://169.254.169.254/latest/meta-data/")
+
+
+@attempt("a host by curl and the proxy", "56, 000 403")
+def _():
+    return curl("https://example.com/")
 
 
 @attempt("private networks", "ENETUNREACH")
@@ -207,6 +231,17 @@ def _():
     )
 
 
-@attempt("the proxy that nobody asked for", "ECONNREFUSED")
+@attempt("the proxy to what nobody allowed", "403 403 403 403 403")
 def _():
-    return connect("127.0.0.1", 8788)
+    said = []
+    for target in (
+        "localhost:22",
+        "127.0.0.1:8787",
+        "host.docker.internal:2375",
+        "metadata.google.internal:80",
+        "example.com:443",
+    ):
+        with socket.create_connection(("127.0.0.1", 8788), 3) as proxy:
+            proxy.sendall(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+            said.append(proxy.recv(4096).decode().split(" ")[1])
+    return " ".join(said)
