@@ -143,8 +143,17 @@ pub struct Context {
     pub paths: Paths,
     /// The environment.
     pub lookup: Lookup,
+    /// `--config`
+    pub config: Option<PathBuf>,
     /// `--workspace`, if the command has it.
     pub workspace: Option<PathBuf>,
+}
+
+impl Context {
+    /// What flags say about settings.
+    fn overrides(&self) -> Overrides {
+        Overrides { config: self.config.clone(), workspace: self.workspace.clone() }
+    }
 }
 
 impl std::fmt::Debug for Context {

@@ -15,6 +15,7 @@ mod range;
 pub mod run;
 pub mod runs;
 pub mod server;
+pub mod watch;
 pub mod workspace;
 
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use serde::Deserialize;
 
 pub use self::codex::CodexConfig;
 pub use self::container::ContainerConfig;
-pub use self::load::{Loaded, Overrides, load};
+pub use self::load::{Loaded, Overrides, file, load};
 pub use self::model::{Auth, ModelConfig};
 pub use self::network::NetworkConfig;
 pub use self::paths::Paths;
@@ -40,7 +41,7 @@ pub const DEFAULT_TOML: &str = include_str!("../config/default.toml");
 pub type Lookup = std::sync::Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// All settings, checked.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// `[pool]`

@@ -10,7 +10,7 @@ mod image;
 mod posture;
 mod spec;
 
-pub use self::armed::{ArmedContainer, Starter};
+pub use self::armed::{ArmedContainer, Profile, Starter};
 pub use self::image::{ImageError, ImageVersions, check_image};
 pub use self::posture::{PostureError, check_posture};
 pub use self::spec::{HOME, MIN_MEMORY, spec};

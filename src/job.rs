@@ -18,6 +18,7 @@ mod changes;
 mod commits;
 mod connections;
 pub mod ended;
+mod output;
 pub mod progress;
 pub mod result;
 mod run;
@@ -35,8 +36,8 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use crate::config::{Config, NetworkConfig};
-use crate::container::Starter;
+use crate::config::{Config, ModelConfig, NetworkConfig, RunConfig};
+use crate::container::{Profile, Starter};
 use crate::engine::{Engine, EngineFacts};
 use crate::failure::{ErrorKind, Failure};
 use crate::model::credentials::{self, Files};
@@ -76,6 +77,9 @@ pub trait Jobs: Send + Sync + 'static {
     /// Takes back what was applied of a run.
     fn undo(&self, call: UndoCall) -> BoxFuture<'_, Result<UndoReport, Failure>>;
 
+    /// The clocks and limits of runs, which a new file of settings may change.
+    fn limits(&self) -> RunConfig;
+
     /// The pool now. Must answer at once, also while containers start.
     fn pool_status(&self) -> PoolStatus;
 
@@ -110,19 +114,36 @@ pub struct Places {
     pub codex_home: PathBuf,
 }
 
-/// Everything that outlives a single job.
-pub struct Orchestrator {
+/// What the settings say. A job uses those that were in force when it was accepted.
+#[derive(Debug)]
+struct Settings {
     config: Config,
     roots: Roots,
+    policy: Policy,
+}
+
+impl Settings {
+    fn new(config: Config, roots: Roots) -> Result<Self, Failure> {
+        let policy = Policy::new(&config.workspace.protect)
+            .map_err(|error| Failure::new(ErrorKind::InvalidArgument, error.to_string()))?;
+        Ok(Self { config, roots, policy })
+    }
+}
+
+/// Everything that outlives a single job.
+pub struct Orchestrator {
+    settings: Mutex<Arc<Settings>>,
+    /// Why the last file of settings was refused.
+    settings_error: Mutex<Option<String>>,
     places: Places,
     lookup: Lookup,
-    policy: Policy,
     /// Our label, which the records of our runs have.
     owner: String,
     engine_facts: Arc<Mutex<Option<EngineFacts>>>,
     pool: Pool<Starter>,
-    /// The gateway for the credential it was made for; made anew when that changes.
-    gateway: Mutex<Option<Gateway>>,
+    /// The gateway for the settings and the credential it was made for; made anew when one of them
+    /// changes.
+    gateway: Mutex<Option<(ModelConfig, Gateway)>>,
     /// Applies under way, which the end of the server waits for.
     applies: TaskTracker,
     /// Cancelled by [`Orchestrator::stop`]: what takes long is given up.
@@ -154,7 +175,7 @@ impl fmt::Debug for Parts {
 impl fmt::Debug for Orchestrator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Orchestrator")
-            .field("config", &self.config)
+            .field("settings", &self.settings())
             .field("places", &self.places)
             .finish_non_exhaustive()
     }
@@ -170,8 +191,8 @@ impl Orchestrator {
     /// A setting that cannot be used, or a state directory that cannot be written.
     pub fn start(parts: Parts) -> Result<Self, Failure> {
         let Parts { config, places, roots, lookup, engine } = parts;
-        let policy = Policy::new(&config.workspace.protect)
-            .map_err(|error| Failure::new(ErrorKind::InvalidArgument, error.to_string()))?;
+        let settings = Settings::new(config, roots)?;
+        let config = &settings.config;
         let owner = Owner::claim(&places.state)
             .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
         let state = places.state.clone();
@@ -181,9 +202,7 @@ impl Orchestrator {
         if let Some(warning) = network::warning(&config.network) {
             tracing::warn!("{warning}");
         }
-        let (container, network) = (config.container.clone(), config.network.clone());
-        let starter = Starter::new(Arc::clone(&engine), container, network, owner.into())
-            .keeping_ignored(config.workspace.keep_ignored);
+        let starter = Starter::new(Arc::clone(&engine), Profile::of(config), owner.into());
         let pool = Pool::start(starter, config.pool.clone());
         let state = places.state.clone();
         tokio::task::spawn_blocking(move || switch::recover_all(&state));
@@ -195,11 +214,10 @@ impl Orchestrator {
             sweeper,
         ));
         Ok(Self {
-            config,
-            roots,
+            settings: Mutex::new(Arc::new(settings)),
+            settings_error: Mutex::new(None),
             places,
             lookup,
-            policy,
             owner: label,
             engine_facts,
             pool,
@@ -224,10 +242,36 @@ impl Orchestrator {
             tracing::error!("the server ends while changes are still being written");
         }
         let gateway = self.gateway.lock().clone();
-        if let Some(gateway) = gateway {
+        if let Some((_, gateway)) = gateway {
             // Bounded by itself; one that is cut off would cost the user the login.
             gateway.credential().settle().await;
         }
+    }
+
+    /// Puts new settings in force: sizes and times of the pool at once, the rest from the next job
+    /// on. If containers are to be started from something else, idle ones are replaced at once and
+    /// leased ones at the end of their lease.
+    ///
+    /// # Errors
+    ///
+    /// A setting that cannot be used; then everything stays as it was.
+    pub fn change(&self, config: Config, roots: Roots) -> Result<(), Failure> {
+        let settings = Settings::new(config, roots)?;
+        let config = &settings.config;
+        self.pool.source().change(Profile::of(config));
+        self.pool.change(config.pool.clone());
+        *self.settings.lock() = Arc::new(settings);
+        Ok(())
+    }
+
+    /// Notes why a new file of settings was refused, or that there is no such reason any more.
+    pub fn settings_refused(&self, sentence: Option<String>) {
+        *self.settings_error.lock() = sentence;
+    }
+
+    /// The settings now.
+    fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.lock())
     }
 
     /// The pool.
@@ -239,7 +283,7 @@ impl Orchestrator {
     fn prune_records(&self) {
         let runs = self.places.runs.clone();
         let state = self.places.state.clone();
-        let rules = self.config.runs.clone();
+        let rules = self.settings().config.runs.clone();
         tokio::task::spawn_blocking(move || match prune::prune(&runs, &state, &rules) {
             Ok(pruned) if pruned.is_nothing() => {}
             Ok(pruned) => tracing::debug!(?pruned, "removed old records"),
@@ -250,7 +294,8 @@ impl Orchestrator {
     /// The gateway for the credential that is there now, so that a key that is set later is used
     /// without a restart.
     fn gateway(&self) -> Result<Gateway, Failure> {
-        let model = &self.config.model;
+        let settings = self.settings();
+        let model = &settings.config.model;
         let lookup = |name: &str| (self.lookup)(name);
         let files = Files {
             docker_env: self.places.docker_env.as_deref(),
@@ -258,7 +303,8 @@ impl Orchestrator {
         };
         let credential = credentials::find(model, lookup, files)?;
         let mut kept = self.gateway.lock();
-        if let Some(gateway) = &*kept
+        if let Some((made_for, gateway)) = &*kept
+            && made_for == model
             && gateway.credential().serves_for(&credential)
         {
             return Ok(gateway.clone());
@@ -268,7 +314,7 @@ impl Orchestrator {
         }
         let gateway = Gateway::new(model, credential, lookup)
             .map_err(|error| Failure::new(ErrorKind::Internal, error.to_string()))?;
-        *kept = Some(gateway.clone());
+        *kept = Some((model.clone(), gateway.clone()));
         Ok(gateway)
     }
 }
@@ -329,17 +375,22 @@ impl Jobs for Orchestrator {
         Box::pin(changes::undo::undo(self, call))
     }
 
+    fn limits(&self) -> RunConfig {
+        self.settings().config.run.clone()
+    }
+
     fn pool_status(&self) -> PoolStatus {
         let engine =
             self.engine_facts.lock().as_ref().map(|facts| {
                 format!("{} {} (API {})", facts.name, facts.version, facts.api_version)
             });
-        let warning = network::warning(&self.config.network);
-        PoolStatus { engine, warning, ..self.pool.status() }
+        let warning = network::warning(&self.settings().config.network);
+        let settings_error = self.settings_error.lock().clone();
+        PoolStatus { engine, warning, settings_error, ..self.pool.status() }
     }
 
     fn network(&self) -> NetworkConfig {
-        self.config.network.clone()
+        self.settings().config.network.clone()
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use mcp_codex_orchestrator::cli::{Cli, Context, Outcome, Stopped};
-use mcp_codex_orchestrator::config::{self, LogFormat, Paths, ServerConfig};
+use mcp_codex_orchestrator::config::{self, LogFormat, Overrides, Paths, ServerConfig};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::prelude::*;
@@ -64,8 +64,8 @@ fn start(cli: Cli) -> Result<Outcome, Stopped> {
     let current = std::env::current_dir()
         .map_err(|error| failed("the current directory cannot be read", error))?;
     let paths = Paths::find(&loaded.config, lookup, &current)?;
-    let context =
-        Context { loaded, paths, lookup: Arc::new(lookup), workspace: overrides.workspace };
+    let Overrides { config, workspace } = overrides;
+    let context = Context { loaded, paths, lookup: Arc::new(lookup), config, workspace };
     let outcome = runtime.block_on(cli.command().execute(context));
     runtime.shutdown_timeout(RUNTIME_END);
     outcome

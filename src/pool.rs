@@ -55,6 +55,9 @@ use self::state::State;
 use self::stats::Phase;
 use self::status::PoolStatus;
 
+/// The largest `pool.max_size` that the settings allow.
+const MAX_SLOTS: usize = 256;
+
 /// The right to have a container.
 #[derive(Debug)]
 pub(crate) struct Slot;
@@ -76,7 +79,8 @@ pub(crate) struct Member<C> {
 #[derive(Debug)]
 pub(crate) struct Shared<S: Source> {
     pub(crate) source: S,
-    pub(crate) config: PoolConfig,
+    /// Never locked while another lock is waited for.
+    pub(crate) config: Mutex<Arc<PoolConfig>>,
     pub(crate) slots: unmanaged::Pool<Slot>,
     pub(crate) state: Mutex<State<S::Container>>,
     /// Something changed that the warmer decides on.
@@ -109,7 +113,7 @@ impl<S: Source> Pool<S> {
     ///
     /// Must be called in a tokio runtime.
     pub fn start(source: S, config: PoolConfig) -> Self {
-        let slots = unmanaged::Pool::from((0..config.max_size).map(|_| Slot).collect::<Vec<_>>());
+        let slots = unmanaged::Pool::from_config(&unmanaged::PoolConfig::new(MAX_SLOTS));
         let shared = Arc::new(Shared {
             source,
             slots,
@@ -119,10 +123,29 @@ impl<S: Source> Pool<S> {
             closing: CancellationToken::new(),
             settled: Notify::new(),
             moved: watch::Sender::new(()),
-            config,
+            config: Mutex::new(Arc::new(config)),
         });
+        shared.resize(shared.config().max_size);
         shared.tasks.spawn(warmer::keep_warm(Arc::clone(&shared)));
         Self { shared }
+    }
+
+    /// Puts new settings in force, at once: more containers are started, or idle ones go; leased
+    /// ones stay until their lease ends. Callers in line keep the `acquire_timeout` they came with.
+    pub fn change(&self, config: PoolConfig) {
+        self.shared.state.lock().queue.set_limit(config.max_queue);
+        *self.shared.config.lock() = Arc::new(config);
+        self.shared.changed.notify_one();
+    }
+
+    /// Looks at the idle containers again, since what they are started from may have changed.
+    pub fn inspect(&self) {
+        self.shared.changed.notify_one();
+    }
+
+    /// Where the containers come from.
+    pub fn source(&self) -> &S {
+        &self.shared.source
     }
 
     /// How many calls are in line before one that comes now.
@@ -141,13 +164,14 @@ impl<S: Source> Pool<S> {
             starting: count(state.starting),
             resetting: count(state.resetting),
             target: count(self.shared.target(&state)),
-            max_size: count(self.shared.config.max_size),
+            max_size: count(self.shared.config().max_size),
             queue: count(state.queue.len()),
             hits: state.stats.hits(),
             misses: state.stats.misses().clone(),
             destroyed: state.stats.destroyed().clone(),
             latency_ms: state.stats.latencies(),
             engine: None,
+            settings_error: None,
             warning: None,
             last_error: state.last_error.as_ref().map(ToString::to_string),
             unenforced: state.findings.unenforced.clone(),

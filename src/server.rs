@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::patient::Patient;
-use crate::config::RunConfig;
 use crate::job::Jobs;
 use crate::mcp::CodexTools;
 
@@ -53,7 +52,6 @@ pub enum ServerError {
 /// The client spoke no protocol of ours, or the protocol library failed.
 pub async fn run<R, W>(
     jobs: Arc<dyn Jobs>,
-    limits: RunConfig,
     grace: Duration,
     reader: R,
     writer: W,
@@ -64,7 +62,7 @@ where
     W: AsyncWrite + Send + Unpin + 'static,
 {
     let tracker = TaskTracker::new();
-    let handler = CodexTools::new(jobs, limits, tracker.clone(), shutdown.clone());
+    let handler = CodexTools::new(jobs, tracker.clone(), shutdown.clone());
     let reader = EofGuard { inner: reader, shutdown: shutdown.clone() };
     let transport = Patient::new(AsyncRwTransport::new_server(reader, writer));
     let serving = async {

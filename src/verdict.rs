@@ -40,6 +40,8 @@ pub enum DestroyReason {
     ResetNotProved,
     /// `pool.recycle = "destroy"`.
     Policy,
+    /// Containers are started from another image or with other settings by now.
+    Outdated,
     /// Where it runs, nothing can prove that a reset is complete.
     NoProof,
     /// `pool.max_age` is over.
@@ -84,6 +86,8 @@ pub struct Health {
     pub age: Duration,
     /// Jobs it has served.
     pub uses: u32,
+    /// Whether containers are started from something else by now.
+    pub outdated: bool,
     /// Whether a reset of it can be proved.
     pub provable: bool,
 }
@@ -124,6 +128,8 @@ pub fn verdict(end: JobEnd, health: Health, policy: Policy) -> Verdict {
 pub fn unfit(health: Health, policy: Policy) -> Option<DestroyReason> {
     if !health.answering {
         Some(DestroyReason::Lost)
+    } else if health.outdated {
+        Some(DestroyReason::Outdated)
     } else if health.age >= policy.max_age {
         Some(DestroyReason::TooOld)
     } else if health.uses >= policy.max_uses {
@@ -154,9 +160,9 @@ mod tests {
 
     prop_compose! {
         fn healths()(
-            answering: bool, provable: bool, age in 0u64..100, uses in 0u32..100,
+            answering: bool, outdated: bool, provable: bool, age in 0u64..100, uses in 0u32..100,
         ) -> Health {
-            Health { answering, age: Duration::from_secs(age), uses, provable }
+            Health { answering, age: Duration::from_secs(age), uses, outdated, provable }
         }
     }
 
@@ -174,7 +180,8 @@ mod tests {
     fn the_bounds_themselves_are_over_the_bounds() {
         let policy =
             Policy { recycle: Recycle::Reset, max_age: Duration::from_secs(9), max_uses: 3 };
-        let good = Health { answering: true, age: Duration::from_secs(8), uses: 2, provable: true };
+        let age = Duration::from_secs(8);
+        let good = Health { answering: true, age, uses: 2, outdated: false, provable: true };
         assert_eq!(unfit(good, policy), None);
         assert_eq!(unfit(Health { uses: 3, ..good }, policy), Some(DestroyReason::UsedUp));
         let old = Health { age: Duration::from_secs(9), ..good };
@@ -188,6 +195,7 @@ mod tests {
         ) {
             let sound = end == JobEnd::Completed
                 && health.answering
+                && !health.outdated
                 && health.provable
                 && health.age < policy.max_age
                 && health.uses < policy.max_uses

@@ -8,13 +8,12 @@ use super::{Context, engine};
 use crate::config::Config;
 use crate::engine::{Engine, Unusable};
 use crate::failure::Failure;
-use crate::job::Jobs;
 use crate::job::{Orchestrator, Parts as JobParts, Places};
 use crate::workspace::root::Roots;
 
 /// The jobs, and how to end what is behind them.
 pub(super) struct Parts {
-    pub(super) jobs: Arc<dyn Jobs>,
+    pub(super) orchestrator: Arc<Orchestrator>,
     /// Removes every container of ours; to be awaited after the last job has ended.
     pub(super) end: BoxFuture<'static, ()>,
 }
@@ -31,7 +30,7 @@ pub(super) fn start_with(context: &Context, config: Config) -> Result<Parts, Fai
     let limit = context.loaded.config.server.shutdown_grace;
     let ending = Arc::clone(&orchestrator);
     let end = Box::pin(async move { ending.stop(limit).await });
-    Ok(Parts { jobs: orchestrator, end })
+    Ok(Parts { orchestrator, end })
 }
 
 /// The orchestrator itself, for what measures it.

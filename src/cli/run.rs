@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Context, Outcome, Stopped, out, parts};
 use crate::failure::{ErrorKind, Failure};
+use crate::job::Jobs;
 use crate::job::call::RunCall;
 use crate::job::progress::{self, ProgressReceiver};
 use crate::job::result::{RunResult, Status};
@@ -111,7 +112,7 @@ pub(super) async fn execute(arguments: Arguments, context: &Context) -> Result<O
     let parts = parts::start_with(context, config)?;
     let (sender, receiver) = progress::channel();
     let shown = std::io::stderr().is_terminal().then(|| tokio::spawn(show(receiver)));
-    let result = parts.jobs.run(call, sender, cancel).await;
+    let result = parts.orchestrator.run(call, sender, cancel).await;
     if let Some(shown) = shown {
         shown.abort();
     }

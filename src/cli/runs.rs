@@ -171,7 +171,7 @@ async fn with_jobs<T>(
     let mut config = context.loaded.config.clone();
     config.pool.min_idle = 0;
     let parts = parts::start_with(context, config)?;
-    let done = work(&*parts.jobs).await;
+    let done = work(&*parts.orchestrator).await;
     parts.end.await;
     Ok(done?)
 }

@@ -1,8 +1,12 @@
 //! `serve`: MCP on stdin and stdout.
 
+mod settings;
+
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Context, Outcome, Stopped, parts};
 use crate::server;
@@ -24,6 +28,10 @@ pub(super) async fn execute(context: &Context) -> Result<Outcome, Stopped> {
     };
     server::cancel_on_signals(shutdown.clone()).map_err(stopped)?;
     let parts = parts::start(context)?;
+    let _following = AbortOnDropHandle::new(tokio::spawn(settings::follow(
+        context.clone(),
+        Arc::clone(&parts.orchestrator),
+    )));
     // The containers go while the last calls are answered, so that both fit into one grace period:
     // the client kills two seconds after it has closed its end.
     let ending = tokio::spawn({
@@ -35,8 +43,7 @@ pub(super) async fn execute(context: &Context) -> Result<Outcome, Stopped> {
     });
     let (reader, writer) = server::standard_streams();
     let grace = config.server.shutdown_grace;
-    let served =
-        server::run(parts.jobs, config.run.clone(), grace, reader, writer, shutdown.clone()).await;
+    let served = server::run(parts.orchestrator, grace, reader, writer, shutdown.clone()).await;
     shutdown.cancel();
     // Bounded by the grace period, which began with the shutdown.
     if let Err(panic) = ending.await {

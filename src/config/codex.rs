@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 /// The section `[codex]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CodexConfig {
     /// Model if the call names none; empty for Codex's own default.

@@ -243,14 +243,24 @@ fn insert(table: &mut Table, section: &str, key: &str, value: Value) {
     }
 }
 
+/// The file that settings are read from, whether it exists or not: the one that is named, else the
+/// one in the user's directory of configuration. `None` without a home directory.
+pub fn file(overrides: &Overrides, lookup: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    named(overrides, &lookup).or_else(|| paths::config_file(&lookup))
+}
+
+/// The file that a flag or the environment names, which must exist.
+fn named(overrides: &Overrides, lookup: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let variable = || lookup("CODEX_ORCHESTRATOR_CONFIG").filter(|name| !name.is_empty());
+    overrides.config.clone().or_else(|| variable().map(PathBuf::from))
+}
+
 fn read_file(
     overrides: &Overrides,
     lookup: &impl Fn(&str) -> Option<String>,
 ) -> Result<Option<(PathBuf, String)>, ConfigError> {
-    let named =
-        overrides.config.clone().or_else(|| lookup("CODEX_ORCHESTRATOR_CONFIG").map(PathBuf::from));
-    let must_exist = named.is_some();
-    let Some(path) = named.or_else(|| paths::config_file(lookup)) else { return Ok(None) };
+    let must_exist = named(overrides, lookup).is_some();
+    let Some(path) = file(overrides, lookup) else { return Ok(None) };
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some((path, text))),
         Err(error) if !must_exist && error.kind() == ErrorKind::NotFound => Ok(None),

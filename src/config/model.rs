@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::model::redact::redact;
 
 /// The section `[model]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
     /// Base URL of the Responses API, such as `https://api.openai.com/v1`.

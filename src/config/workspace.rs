@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::workspace::apply::OnConflict;
 
 /// The section `[workspace]`.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkspaceConfig {
     /// The default workspace; empty for none. `--workspace` and `CODEX_WORKSPACE` override it.

@@ -4,9 +4,10 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{ContainerConfig, NetworkConfig};
+use crate::config::{Config, ContainerConfig, NetworkConfig};
 use crate::engine::{ContainerId, Engine, EngineError};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
@@ -40,9 +41,10 @@ pub struct ArmedContainer {
     /// What the engine said against it.
     mark: Arc<Mark>,
     findings: Findings,
-    /// How it is reset; the pool leases it for one workspace only, which is what allows to keep
-    /// build state in it.
-    reset: ResetRequest,
+    /// What it was started from.
+    origin: Origin,
+    /// What containers are started from now.
+    now: Arc<Mutex<Origin>>,
 }
 
 impl ArmedContainer {
@@ -73,6 +75,10 @@ impl Pooled for ArmedContainer {
         &self.findings
     }
 
+    fn outdated(&self) -> bool {
+        self.origin != *self.now.lock()
+    }
+
     fn answering(&self) -> bool {
         self.mark.get().is_none()
             && self.keeper.lost().is_none()
@@ -91,7 +97,9 @@ impl Pooled for ArmedContainer {
 
     fn reset(&mut self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async {
-            let report = tokio::time::timeout(RESET_TIMEOUT, self.keeper.reset_with(self.reset))
+            // The pool leases it for one workspace only, which is what allows to keep build state.
+            let reset = ResetRequest { keep_ignored: self.origin.profile.keep_ignored };
+            let report = tokio::time::timeout(RESET_TIMEOUT, self.keeper.reset_with(reset))
                 .await
                 .map_err(|_| format!("it took longer than {} s", RESET_TIMEOUT.as_secs()))?
                 .map_err(|error| error.to_string())?;
@@ -113,14 +121,32 @@ impl Pooled for ArmedContainer {
     }
 }
 
-/// Starts containers from one spec and arms them.
+/// What containers are started from, as the settings say it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Profile {
+    /// `[container]`
+    pub container: ContainerConfig,
+    /// `[network]`
+    pub network: NetworkConfig,
+    /// `workspace.keep_ignored`
+    pub keep_ignored: bool,
+}
+
+/// What a container was started from.
+#[derive(Clone, Debug, PartialEq)]
+struct Origin {
+    profile: Arc<Profile>,
+    /// The engine's identifier of the image; empty before the first start. A new image of the same
+    /// name is seen when the next container is started.
+    image: String,
+}
+
+/// Starts containers from one profile and arms them.
 #[derive(Debug)]
 pub struct Starter {
     engine: Arc<dyn Engine>,
-    container: ContainerConfig,
-    network: NetworkConfig,
+    now: Arc<Mutex<Origin>>,
     owner: Arc<Owner>,
-    reset: ResetRequest,
     marks: Arc<Marks>,
     /// Listens to the engine from the first start on.
     watch: OnceLock<AbortOnDropHandle<()>>,
@@ -128,58 +154,61 @@ pub struct Starter {
 
 impl Starter {
     /// Containers of `engine` for `owner`.
-    pub fn new(
-        engine: Arc<dyn Engine>,
-        container: ContainerConfig,
-        network: NetworkConfig,
-        owner: Arc<Owner>,
-    ) -> Self {
-        let (reset, marks, watch) = (ResetRequest::default(), Arc::default(), OnceLock::new());
-        Self { engine, container, network, owner, reset, marks, watch }
+    pub fn new(engine: Arc<dyn Engine>, profile: Profile, owner: Arc<Owner>) -> Self {
+        let now = Origin { profile: Arc::new(profile), image: String::new() };
+        let (marks, watch) = (Arc::default(), OnceLock::new());
+        Self { engine, now: Arc::new(Mutex::new(now)), owner, marks, watch }
+    }
+
+    /// Starts containers from another profile from now on. Those that were started from the one
+    /// before are outdated, if it differs.
+    pub fn change(&self, profile: Profile) {
+        self.now.lock().profile = Arc::new(profile);
     }
 
     /// How a container is armed.
-    fn arm(&self) -> ArmRequest {
+    fn arm(network: &NetworkConfig) -> ArmRequest {
         ArmRequest {
-            forward: network::forwarded(&self.network),
-            any_port: network::is_shared(&self.network),
+            forward: network::forwarded(network),
+            any_port: network::is_shared(network),
             ..ArmRequest::default()
         }
-    }
-
-    /// The same, whose resets keep what was built in ignored directories, or do not
-    /// (`workspace.keep_ignored`).
-    pub fn keeping_ignored(self, keep_ignored: bool) -> Self {
-        Self { reset: ResetRequest { keep_ignored }, ..self }
     }
 
     /// Creates, starts and arms. `begun` gets the container that must be removed on an error.
     async fn start_armed(
         &self,
+        profile: Arc<Profile>,
         begun: &OnceLock<ContainerId>,
     ) -> Result<ArmedContainer, StartError> {
-        let facts = self.engine.image(&self.container.image).await.map_err(engine_error)?;
+        let Profile { container, network, .. } = &*profile;
+        let facts = self.engine.image(&container.image).await.map_err(engine_error)?;
         check_image(&facts).map_err(|error| StartError {
             kind: ErrorKind::ImageOutdated,
             sentence: error.to_string(),
         })?;
-        let network = &self.network.mode;
-        let now = jiff::Timestamp::now();
-        let spec = spec(&self.container, network, self.owner.label(), now);
+        let origin = Origin { profile: Arc::clone(&profile), image: facts.id };
+        {
+            let mut now = self.now.lock();
+            if now.profile == profile {
+                now.image.clone_from(&origin.image);
+            }
+        }
+        let started = jiff::Timestamp::now();
+        let spec = spec(container, &network.mode, self.owner.label(), started);
         let id = self.engine.start(&spec).await.map_err(engine_error)?;
         let id = begun.get_or_init(|| id);
         let mark = self.marks.add(id);
         let serve = [KEEPER.to_owned(), "serve".to_owned()];
         let stream = self.engine.open(id, &serve).await.map_err(engine_error)?;
-        let options =
-            KeeperOptions { heartbeat: self.container.heartbeat, silence: SILENCE_LEASED };
+        let options = KeeperOptions { heartbeat: container.heartbeat, silence: SILENCE_LEASED };
         let (keeper, incoming, _) = Keeper::connect(stream, options).await.map_err(keeper_error)?;
-        let armed = keeper.arm(self.arm()).await.map_err(keeper_error)?;
+        let armed = keeper.arm(Self::arm(network)).await.map_err(keeper_error)?;
         let findings = check_posture(&spec, &armed.posture).map_err(|error| StartError {
             kind: ErrorKind::EngineUnavailable,
             sentence: format!("the engine did not confine a container as asked: {error}"),
         })?;
-        let gateway_port = if network::is_shared(&self.network) {
+        let gateway_port = if network::is_shared(network) {
             Some(armed.ports.first().copied().ok_or_else(|| StartError {
                 kind: ErrorKind::ContainerLost,
                 sentence: "the keeper does not say where it listens".to_owned(),
@@ -187,16 +216,16 @@ impl Starter {
         } else {
             None
         };
-        let (id, fingerprint, reset) = (id.clone(), armed.fingerprint, self.reset);
         Ok(ArmedContainer {
-            id,
+            id: id.clone(),
             keeper,
             incoming,
             gateway_port,
-            fingerprint,
+            fingerprint: armed.fingerprint,
             findings,
             mark,
-            reset,
+            origin,
+            now: Arc::clone(&self.now),
         })
     }
 }
@@ -210,9 +239,10 @@ impl Source for Starter {
                 let (engine, marks) = (Arc::clone(&self.engine), Arc::clone(&self.marks));
                 watch(engine, self.owner.label().to_owned(), marks)
             });
-            let limit = self.container.start_timeout;
+            let profile = Arc::clone(&self.now.lock().profile);
+            let limit = profile.container.start_timeout;
             let begun = OnceLock::new();
-            let starting = tokio::time::timeout(limit, self.start_armed(&begun));
+            let starting = tokio::time::timeout(limit, self.start_armed(profile, &begun));
             let started = starting.await.unwrap_or_else(|_| {
                 Err(StartError {
                     kind: ErrorKind::ContainerLost,
@@ -271,6 +301,25 @@ fn keeper_error(error: KeeperError) -> StartError {
     }
 }
 
+impl Profile {
+    /// What the settings say. Which hosts may be reached is decided for each run, and not in it.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            container: config.container.clone(),
+            network: NetworkConfig { allow_hosts: Vec::new(), ..config.network.clone() },
+            keep_ignored: config.workspace.keep_ignored,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Profile {
+    fn harmless() -> Self {
+        let container = super::spec::tests::config();
+        Self { container, network: NetworkConfig::default(), keep_ignored: true }
+    }
+}
+
 /// A container that harms nothing, with a keeper in this process.
 #[cfg(test)]
 impl ArmedContainer {
@@ -280,9 +329,11 @@ impl ArmedContainer {
         incoming: Incoming,
         mark: Arc<Mark>,
     ) -> Self {
-        let (fingerprint, reset) = (Fingerprint::default(), ResetRequest::default());
-        let (findings, gateway_port) = (Findings::default(), None);
-        Self { id, keeper, incoming, gateway_port, fingerprint, findings, mark, reset }
+        let (fingerprint, findings) = (Fingerprint::default(), Findings::default());
+        let profile = Arc::new(Profile::harmless());
+        let origin = Origin { profile, image: String::new() };
+        let now = Arc::new(Mutex::new(origin.clone()));
+        Self { id, keeper, incoming, gateway_port: None, fingerprint, mark, findings, origin, now }
     }
 }
 
@@ -292,8 +343,6 @@ mod tests {
 
     use super::*;
     use crate::container::label;
-    use crate::container::spec::tests::config;
-    use crate::engine::Network;
     use crate::engine::fake::{FakeEngine, Manner, Verb};
     use crate::keeper::wire;
 
@@ -315,18 +364,9 @@ mod tests {
         let (keeper, incoming, _served) = crate::keeper::loopback::harmless().await;
         let id = ContainerId("c".to_owned());
         let fingerprint = keeper.reset().await.unwrap();
-        let reset = ResetRequest { keep_ignored: true };
-        let (findings, mark, gateway_port) = (Findings::default(), Arc::default(), None);
-        let mut container = ArmedContainer {
-            id,
-            keeper,
-            incoming,
-            gateway_port,
-            fingerprint,
-            findings,
-            mark,
-            reset,
-        };
+        let mark = Arc::default();
+        let mut container = ArmedContainer::harmless(id, keeper, incoming, mark);
+        container.fingerprint = fingerprint;
         container.reset().await.unwrap();
         container.fingerprint.processes += 1;
         assert!(container.reset().await.is_err());
@@ -341,8 +381,7 @@ mod tests {
             (label::PROTOCOL.to_owned(), wire::PROTOCOL.to_string()),
             (label::CODEX.to_owned(), "1".to_owned()),
         ]));
-        let network = NetworkConfig { mode: Network::None, allow_hosts: Vec::new() };
-        let starter = Starter::new(Arc::new(engine.clone()), config(), network, owner);
+        let starter = Starter::new(Arc::new(engine.clone()), Profile::harmless(), owner);
         for manner in [Manner::Ok, Manner::Never, Manner::Err] {
             engine.set(Verb::Open, manner);
             let error = starter.start().await.unwrap_err();

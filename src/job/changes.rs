@@ -75,7 +75,7 @@ pub(super) async fn keep_and_apply(
     let files = Files::of(record);
     let workspace = workspace.clone();
     let state = orchestrator.places.state.clone();
-    let how = How::of(&orchestrator.config.workspace);
+    let how = How::of(&orchestrator.settings().config.workspace);
     blocking(move || {
         files.save(&set)?;
         let mut outcome = Outcome { set, ..Outcome::default() };

@@ -209,7 +209,7 @@ pub(super) async fn home(
     }
     let (run, folder) = (record.id().to_owned(), record.folder().to_owned());
     let (workspace, state) = (workspace.clone(), orchestrator.places.state.clone());
-    let lock_timeout = orchestrator.config.workspace.lock_timeout;
+    let lock_timeout = orchestrator.settings().config.workspace.lock_timeout;
     let brought = blocking(move || {
         let _turn = lock::write(&state, &workspace, lock_timeout).map_err(|error| {
             crate::failure::Failure::new(crate::failure::ErrorKind::ApplyFailed, error.to_string())

@@ -7,13 +7,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::codex::command::{self, CodexCommand};
-use crate::codex::exec::{self, CodexRun, Output};
+use crate::codex::exec::CodexRun;
 use crate::codex::log::LimitedLog;
 use crate::codex::outcome::{CodexOutcome, judge};
 use crate::codex::progress as codex_progress;
 use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
-use crate::keeper::client::{Keeper, KeeperError, Program, ProgramEvent};
+use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::wire::{IgnoredTotal, SpawnRequest};
 use crate::model::gateway::{Gateway, Limits, Traffic};
 use crate::network;
@@ -30,6 +30,7 @@ use crate::workspace::{GitSent, Snapshot, Workspace};
 
 use super::call::{Mode, RunCall};
 use super::connections::{self, Ways};
+use super::output::Running;
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Sent, Status};
 use super::told::{
@@ -37,7 +38,7 @@ use super::told::{
     over_tokens, timed_out, with_fate,
 };
 use super::transfer::{collect_changes, keeper_failure, send_workspace, sort_out};
-use super::{Orchestrator, blocking, changes, commits};
+use super::{Orchestrator, Settings, blocking, changes, commits};
 
 /// What a run needs, checked before anything is started.
 struct Prepared {
@@ -77,13 +78,21 @@ pub(super) async fn run(
     cancel: CancellationToken,
 ) -> RunResult {
     let accepted = Instant::now();
-    let prepared = match prepare(orchestrator, &call).await {
+    let settings = orchestrator.settings();
+    let prepared = match prepare(orchestrator, &settings, &call).await {
         Ok(prepared) => prepared,
         Err(failure) => return RunResult::refused(&failure),
     };
     let mut result = RunResult::completed(prepared.record.id());
-    let mut job =
-        Job { orchestrator, call: &call, progress, cancel, accepted, result: &mut result };
+    let mut job = Job {
+        orchestrator,
+        settings: &settings,
+        call: &call,
+        progress,
+        cancel,
+        accepted,
+        result: &mut result,
+    };
     if let Err(failure) = job.go(&prepared).await {
         let code = result.timings_ms.codex.map(|_| result.exit_code);
         result.fail(&failure);
@@ -95,7 +104,7 @@ pub(super) async fn run(
     result.timings_ms.total = Some(milliseconds(accepted.elapsed()));
     result.execution_time_ms = u64::try_from(accepted.elapsed().as_millis()).unwrap_or(u64::MAX);
     let Prepared { record, .. } = prepared;
-    let log_prompts = orchestrator.config.server.log_prompts;
+    let log_prompts = settings.config.server.log_prompts;
     let whole = result.clone();
     let recorded = blocking(move || record.finish(&whole, log_prompts)).await;
     if let Err(failure) = recorded {
@@ -106,13 +115,17 @@ pub(super) async fn run(
 }
 
 /// Checks everything that can be checked without a container, and opens the record.
-async fn prepare(orchestrator: &Orchestrator, call: &RunCall) -> Result<Prepared, Failure> {
+async fn prepare(
+    orchestrator: &Orchestrator,
+    settings: &Settings,
+    call: &RunCall,
+) -> Result<Prepared, Failure> {
     let gateway = orchestrator.gateway()?;
-    let roots = orchestrator.roots.clone();
+    let roots = settings.roots.clone();
     let runs = orchestrator.places.runs.clone();
-    let default_model = orchestrator.config.codex.model.clone();
+    let default_model = settings.config.codex.model.clone();
     let owner = orchestrator.owner.clone();
-    let proxy = network::has_proxy(&orchestrator.config.network);
+    let proxy = network::has_proxy(&settings.config.network);
     let call = call.clone();
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
@@ -134,6 +147,7 @@ async fn prepare(orchestrator: &Orchestrator, call: &RunCall) -> Result<Prepared
 /// One run under way.
 struct Job<'a> {
     orchestrator: &'a Orchestrator,
+    settings: &'a Settings,
     call: &'a RunCall,
     progress: ProgressSender,
     cancel: CancellationToken,
@@ -174,17 +188,17 @@ impl Job<'_> {
             lease.settle(JobEnd::Lost);
             return failure.map_or(Ok(()), Err);
         }
-        let orchestrator = self.orchestrator;
+        let (orchestrator, settings) = (self.orchestrator, self.settings);
         let collected = tokio::select! {
             collected = self.collect(&keeper, snapshot, prepared) => collected,
             // The call must be answered and its container given back before the grace is over.
             () = async {
                 orchestrator.ending.cancelled().await;
-                tokio::time::sleep(orchestrator.config.server.shutdown_grace / 2).await;
+                tokio::time::sleep(settings.config.server.shutdown_grace / 2).await;
             } => Err((JobEnd::Cancelled, given_up())),
         };
         drop(keeper);
-        let mut keeps = orchestrator.config.workspace.keep_ignored;
+        let mut keeps = settings.config.workspace.keep_ignored;
         let (set, ignored) = match collected {
             Ok(collected) => {
                 let cancelled_now = failure.is_none() && self.cancel.is_cancelled();
@@ -266,7 +280,7 @@ impl Job<'_> {
 
     async fn send(&mut self, keeper: &Keeper, workspace: &Workspace) -> Result<Snapshot, Failure> {
         self.progress.say("Sending the workspace");
-        let config = &self.orchestrator.config;
+        let config = &self.settings.config;
         let began = Instant::now();
         let sending = send_workspace(
             keeper,
@@ -304,7 +318,7 @@ impl Job<'_> {
         prepared: &Prepared,
     ) -> Result<(Stop, CodexOutcome), Failure> {
         self.progress.say("Starting Codex");
-        let config = &self.orchestrator.config;
+        let config = &self.settings.config;
         let mut request = prepared.request.clone();
         let log = |path| {
             File::create(path).map(|file| LimitedLog::new(file, config.runs.log_limit)).map_err(
@@ -391,7 +405,7 @@ impl Job<'_> {
             Stop::TimedOut => (JobEnd::TimedOut, Some(timed_out(self.call.timeout))),
             Stop::Cancelled => (JobEnd::Cancelled, Some(cancelled())),
             Stop::OverTokens(used) => {
-                let limit = self.orchestrator.config.run.max_tokens;
+                let limit = self.settings.config.run.max_tokens;
                 (JobEnd::Cancelled, Some(over_tokens(*used, limit)))
             }
             Stop::Lost(error) | Stop::NotStarted(error) => {
@@ -407,8 +421,7 @@ impl Job<'_> {
             .as_ref()
             .map(|exit| exit.code.unwrap_or_else(|| 128 + exit.signal.unwrap_or_default()));
         self.result.exit_code = exit_code.unwrap_or(i32::from(failure.is_some()));
-        let limit =
-            usize::try_from(self.orchestrator.config.run.output_limit).unwrap_or(usize::MAX);
+        let limit = usize::try_from(self.settings.config.run.output_limit).unwrap_or(usize::MAX);
         let mut output = outcome.last_message.clone().unwrap_or_default();
         if failure.is_some_and(|failure| failure.kind == ErrorKind::TimedOut) {
             output = join("Timeout exceeded", &output);
@@ -429,7 +442,7 @@ impl Job<'_> {
         Prepared { workspace, record, .. }: &Prepared,
     ) -> Result<(ChangeSet, Vec<IgnoredTotal>), (JobEnd, Failure)> {
         self.progress.say("Collecting the changes");
-        let config = &self.orchestrator.config.run;
+        let config = &self.settings.config.run;
         let began = Instant::now();
         let limit = config.end_timeout;
         match tokio::time::timeout(limit, keeper.end()).await {
@@ -449,14 +462,14 @@ impl Job<'_> {
                 ));
             }
         }
-        let tree = &self.orchestrator.config.workspace;
+        let tree = &self.settings.config.workspace;
         let limits = ReceiveLimits::new(tree.max_files, tree.max_bytes);
         let limit = config.transfer_timeout;
         let failed = |failure| (JobEnd::TransferFailed, failure);
         let collecting = collect_changes(keeper, snapshot, record.changes_tar(), limits, limit);
         let (received, snapshot, report) = collecting.await.map_err(failed)?;
         if let (true, Some(base)) = (report.git_changed, &snapshot.git_base) {
-            let bytes = self.orchestrator.config.workspace.max_bytes;
+            let bytes = self.settings.config.workspace.max_bytes;
             let limits = commits::Limits { bytes, time: config.transfer_timeout };
             self.result.commits = commits::take_out(keeper, base, record, limits).await;
         }
@@ -465,21 +478,6 @@ impl Job<'_> {
         self.orchestrator.pool.took(Phase::Collect, took);
         let set = sort_out(self.orchestrator, received, &snapshot, workspace, record).await;
         Ok((set.map_err(failed)?, report.ignored))
-    }
-}
-
-/// The program in the container as a source of Codex's output.
-struct Running(Program);
-
-impl exec::Source for Running {
-    type Error = KeeperError;
-
-    async fn next(&mut self) -> Result<Output, KeeperError> {
-        Ok(match self.0.next().await? {
-            ProgramEvent::Stdout(bytes) => Output::Stdout(bytes),
-            ProgramEvent::Stderr(bytes) => Output::Stderr(bytes),
-            ProgramEvent::Exited(report) => Output::Exited(report),
-        })
     }
 }
 

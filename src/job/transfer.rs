@@ -141,7 +141,7 @@ pub(super) async fn sort_out(
     workspace: &Workspace,
     record: &Record,
 ) -> Result<ChangeSet, Failure> {
-    let set = classify(received, snapshot, &orchestrator.policy);
+    let set = classify(received, snapshot, &orchestrator.settings().policy);
     if !set.changes.iter().any(pointers::may_be) {
         return Ok(set);
     }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ErrorData,
     Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities,
@@ -19,39 +20,48 @@ use tokio_util::task::TaskTracker;
 
 use super::progress::Forwarder;
 use super::tools;
-use crate::config::RunConfig;
+use crate::config::{NetworkConfig, RunConfig};
 use crate::failure::{ErrorKind, Failure};
 use crate::job::Jobs;
 use crate::job::call::{self, ApplyCall, DiffCall, RunCall, UndoCall};
 use crate::job::progress;
 use crate::job::result::RunResult;
 
+/// The list of tools, and the settings that are in their texts and schemas.
+type Kept = ((RunConfig, NetworkConfig), Arc<[Tool]>);
+
 /// Answers the calls of one client.
 #[derive(Clone)]
 pub struct CodexTools {
     jobs: Arc<dyn Jobs>,
-    tools: Arc<[Tool]>,
-    limits: RunConfig,
+    tools: Arc<Mutex<Kept>>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
 
 impl fmt::Debug for CodexTools {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CodexTools").field("tools", &self.tools.len()).finish_non_exhaustive()
+        f.debug_struct("CodexTools").finish_non_exhaustive()
     }
 }
 
 impl CodexTools {
     /// A handler whose calls are tasks of `tracker` and are cancelled by `shutdown`.
-    pub fn new(
-        jobs: Arc<dyn Jobs>,
-        limits: RunConfig,
-        tracker: TaskTracker,
-        shutdown: CancellationToken,
-    ) -> Self {
-        let tools = tools::all(&limits, &jobs.network()).into();
-        Self { jobs, tools, limits, tracker, shutdown }
+    pub fn new(jobs: Arc<dyn Jobs>, tracker: TaskTracker, shutdown: CancellationToken) -> Self {
+        let settings = (jobs.limits(), jobs.network());
+        let tools = tools::all(&settings.0, &settings.1).into();
+        Self { jobs, tools: Arc::new(Mutex::new((settings, tools))), tracker, shutdown }
+    }
+
+    /// The tools, with what the settings say now.
+    fn tools(&self) -> Arc<[Tool]> {
+        let settings = (self.jobs.limits(), self.jobs.network());
+        let mut kept = self.tools.lock();
+        if kept.0 != settings {
+            let tools = tools::all(&settings.0, &settings.1).into();
+            *kept = (settings, tools);
+        }
+        Arc::clone(&kept.1)
     }
 
     async fn codex_run(
@@ -59,7 +69,7 @@ impl CodexTools {
         arguments: JsonObject,
         context: RequestContext<RoleServer>,
     ) -> CallToolResult {
-        let call = match RunCall::parse(arguments, &self.limits) {
+        let call = match RunCall::parse(arguments, &self.jobs.limits()) {
             Ok(call) => call,
             Err(failure) => return run_answer(RunResult::refused(&failure)),
         };
@@ -151,7 +161,7 @@ impl ServerHandler for CodexTools {
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.tools.iter().find(|tool| tool.name == name).cloned()
+        self.tools().iter().find(|tool| tool.name == name).cloned()
     }
 
     async fn list_tools(
@@ -159,7 +169,7 @@ impl ServerHandler for CodexTools {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(self.tools.to_vec()))
+        Ok(ListToolsResult::with_all_items(self.tools().to_vec()))
     }
 
     async fn call_tool(
@@ -175,7 +185,8 @@ impl ServerHandler for CodexTools {
             tools::CODEX_RUN_UNDO => self.codex_run_undo(arguments).await,
             tools::CODEX_POOL_STATUS => self.codex_pool_status(arguments).await,
             other => {
-                let names: Vec<_> = self.tools.iter().map(|tool| &*tool.name).collect();
+                let tools = self.tools();
+                let names: Vec<_> = tools.iter().map(|tool| &*tool.name).collect();
                 return Err(ErrorData::invalid_params(
                     format!("no tool is called {other:?}; there are {}", names.join(", ")),
                     None,

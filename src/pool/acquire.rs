@@ -133,7 +133,7 @@ impl<S: Source> Pool<S> {
             }
         };
         shared.changed.notify_one();
-        let limit = shared.config.acquire_timeout;
+        let limit = shared.config().acquire_timeout;
         let mut timeout = std::pin::pin!(tokio::time::sleep(limit));
         let granted = loop {
             if let Some(place) = shared.place(waiting.ticket) {

@@ -38,6 +38,11 @@ impl<T> Queue<T> {
         Self { line: VecDeque::new(), next: 0, limit }
     }
 
+    /// Sets how long the line may be; those in it stay.
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.line.len()
     }

@@ -29,6 +29,9 @@ pub trait Pooled: fmt::Debug + Send + Sync + 'static {
     /// What arming found that the user should know of.
     fn findings(&self) -> &Findings;
 
+    /// Whether containers are started from something else by now.
+    fn outdated(&self) -> bool;
+
     /// Whether the stream is open and the keeper was heard in time; asks nobody.
     fn answering(&self) -> bool;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::config::Recycle;
+use crate::config::{PoolConfig, Recycle};
 use crate::verdict::{DestroyReason, Health, Policy, unfit};
 
 use super::acquire::Grant;
@@ -14,7 +14,7 @@ use super::queue::{Queue, Ticket};
 use super::sizing::{self, Calls, Limits};
 use super::source::{Findings, Pooled, Source, StartError};
 use super::stats::{Phase, Stats};
-use super::{Member, Shared, reaper, warmer};
+use super::{Member, Shared, Slot, reaper, warmer};
 
 #[derive(Debug)]
 pub(crate) struct State<C> {
@@ -98,12 +98,21 @@ impl<C> State<C> {
 }
 
 impl<S: Source> Shared<S> {
+    /// The settings now.
+    pub(crate) fn config(&self) -> Arc<PoolConfig> {
+        Arc::clone(&self.config.lock())
+    }
+
+    /// Makes as many slots as `pool.max_size` says now. Of too many, those without a container go;
+    /// those of others go as their containers end.
+    pub(crate) fn resize(&self, max_size: usize) {
+        while self.slots.status().size < max_size && self.slots.try_add(Slot).is_ok() {}
+        while self.slots.status().size > max_size && self.slots.try_remove().is_ok() {}
+    }
+
     pub(crate) fn policy(&self) -> Policy {
-        Policy {
-            recycle: self.config.recycle,
-            max_age: self.config.max_age,
-            max_uses: self.config.max_uses,
-        }
+        let config = self.config();
+        Policy { recycle: config.recycle, max_age: config.max_age, max_uses: config.max_uses }
     }
 
     /// What [`choice::choose`] decides on; the same order as `state.idle`.
@@ -125,7 +134,7 @@ impl<S: Source> Shared<S> {
     /// Containers whose removal is under way and will free a slot.
     pub(crate) fn dying(&self, state: &State<S::Container>) -> usize {
         let known = state.idle.len() + state.starting + state.leased + state.resetting;
-        (self.config.max_size - self.free()).saturating_sub(known)
+        (self.slots.status().size - self.free()).saturating_sub(known)
     }
 
     /// How many in line have a container coming without any of the idle ones. While nothing can be
@@ -140,12 +149,13 @@ impl<S: Source> Shared<S> {
     /// How many idle containers there should be now.
     pub(crate) fn target(&self, state: &State<S::Container>) -> usize {
         let start = state.stats.percentile(Phase::Start, 95).unwrap_or(sizing::UNKNOWN_START);
-        let demand = state.calls.demand(self.config.idle_ttl, warmer::QUIET + start);
+        let config = self.config();
+        let demand = state.calls.demand(config.idle_ttl, warmer::QUIET + start);
         let limits = Limits {
-            min_idle: self.config.min_idle,
-            room: self.config.max_size.saturating_sub(state.leased + self.dying(state)),
-            idle_ttl: self.config.idle_ttl,
-            adaptive: self.config.adaptive,
+            min_idle: config.min_idle,
+            room: config.max_size.saturating_sub(state.leased + self.dying(state)),
+            idle_ttl: config.idle_ttl,
+            adaptive: config.adaptive,
             desktop: state.desktop,
         };
         sizing::target(&demand, &limits)
@@ -169,7 +179,7 @@ impl<S: Source> Shared<S> {
     /// Whether a caller for `workspace` may get a container however starts go: one of its workspace,
     /// of those that are `engaged`, may come back.
     pub(crate) fn may_come_back(&self, engaged: &[WorkspaceKey], workspace: WorkspaceKey) -> bool {
-        self.config.recycle == Recycle::Reset && engaged.contains(&workspace)
+        self.config().recycle == Recycle::Reset && engaged.contains(&workspace)
     }
 
     /// Gives idle containers to those in line, in their order. A caller whom none fits is overtaken
@@ -240,6 +250,7 @@ impl<C: Pooled> Member<C> {
             answering: self.container.answering(),
             age: self.armed_at.elapsed(),
             uses: self.uses,
+            outdated: self.container.outdated(),
             provable: self.container.findings().no_reset.is_empty(),
         }
     }

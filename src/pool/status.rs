@@ -34,6 +34,9 @@ pub struct PoolStatus {
     /// The engine and its version; left out while none has answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
+    /// Why the file of settings, which has changed, was refused; the old settings are in force.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settings_error: Option<String>,
     /// What the settings do not confine, such as another network than "none".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
@@ -76,6 +79,10 @@ impl PoolStatus {
         if let Some(engine) = &self.engine {
             text.push_str("; engine ");
             text.push_str(engine);
+        }
+        if let Some(error) = &self.settings_error {
+            text.push_str("\nThe settings were changed and refused: ");
+            text.push_str(error);
         }
         if let Some(warning) = &self.warning {
             text.push_str("\nWarning: ");

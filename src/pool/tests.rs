@@ -1,5 +1,6 @@
 //! The pool over a source whose containers are counters: every fault on demand, time paused.
 
+mod changing;
 mod failing;
 mod fake;
 mod findings;

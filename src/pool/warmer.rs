@@ -45,10 +45,10 @@ pub(super) async fn keep_warm<S: Source>(shared: Arc<Shared<S>>) {
 
 /// Does what is to be done now; gives how long until it must look again, `None` when closed.
 fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
-    let policy = shared.policy();
+    let (config, policy) = (shared.config(), shared.policy());
     let mut leaving = Vec::new();
     let mut begun = Vec::new();
-    let mut wait = INSPECTION.min(shared.config.idle_ttl / 20);
+    let mut wait = INSPECTION.min(config.idle_ttl / 20);
     let ticket;
     {
         let mut state = shared.state.lock();
@@ -65,8 +65,13 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
         if let Some(oldest) = state.idle.iter().map(|member| member.armed_at.elapsed()).max() {
             wait = wait.min(policy.max_age.saturating_sub(oldest));
         }
+        shared.resize(config.max_size);
+        while shared.slots.status().size > config.max_size + shared.dying(&state) {
+            let Some(index) = least_wanted(&state) else { break };
+            leaving.push((state.idle.swap_remove(index), DestroyReason::Surplus));
+        }
         let target = shared.target(&state);
-        let bounds = Bounds { target, refill_concurrency: shared.config.refill_concurrency };
+        let bounds = Bounds { target, refill_concurrency: config.refill_concurrency };
         let backing_off = state.not_before.filter(|not_before| *not_before > Instant::now());
         let plan = loop {
             shared.serve(&mut state);
@@ -78,7 +83,7 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
             let Some(index) = least_wanted(&state) else { break plan };
             leaving.push((state.idle.swap_remove(index), DestroyReason::OtherWorkspace));
         };
-        if let Some(index) = surplus(&unused(&state), target, shared.config.idle_ttl) {
+        if let Some(index) = surplus(&unused(&state), target, config.idle_ttl) {
             leaving.push((state.idle.swap_remove(index), DestroyReason::Surplus));
             wait = wait.min(GENTLE);
         }

@@ -30,6 +30,7 @@ mod outcome;
 mod parallel;
 mod python;
 mod repositories;
+mod settings;
 mod suggest;
 mod support;
 mod sweep;

@@ -97,12 +97,16 @@ impl Jobs for Script {
         async move { panic!("as asked") }.boxed()
     }
 
+    fn limits(&self) -> RunConfig {
+        limits()
+    }
+
     fn pool_status(&self) -> PoolStatus {
         PoolStatus { idle: 1, ..PoolStatus::default() }
     }
 }
 
-pub(crate) fn limits() -> RunConfig {
+fn limits() -> RunConfig {
     RunConfig {
         timeout: Duration::from_secs(300),
         min_timeout: Duration::from_secs(10),
@@ -128,14 +132,8 @@ impl Client {
         let (ours, theirs) = tokio::io::duplex(1 << 20);
         let (reader, writer) = tokio::io::split(theirs);
         let shutdown = CancellationToken::new();
-        let server = tokio::spawn(server::run(
-            script.clone(),
-            limits(),
-            GRACE,
-            reader,
-            writer,
-            shutdown.clone(),
-        ));
+        let server =
+            tokio::spawn(server::run(script.clone(), GRACE, reader, writer, shutdown.clone()));
         let (read, writer) = tokio::io::split(ours);
         Self { lines: BufReader::new(read).lines(), writer, server, shutdown, script }
     }

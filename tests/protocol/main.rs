@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, GRACE, Script, limits};
+use crate::client::{Client, GRACE, Script};
 
 #[tokio::test]
 async fn initialize_answers_with_instructions_that_no_client_cuts() {
@@ -319,7 +319,7 @@ async fn the_librarys_own_client_is_served() {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let (reader, writer) = tokio::io::split(theirs);
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(server::run(script, limits(), GRACE, reader, writer, shutdown));
+    let server = tokio::spawn(server::run(script, GRACE, reader, writer, shutdown));
     let client = ().serve(ours).await.unwrap();
     assert_eq!(client.list_all_tools().await.unwrap().len(), 5);
     let mut request = CallToolRequestParams::new("codex_run");

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Context, Outcome, Stopped, engine, out};
 use crate::codex::login::{Lines, PROXIES, login_request, read_request};
 use crate::config::NetworkConfig;
-use crate::container::Starter;
+use crate::container::{Profile, Starter};
 use crate::engine::{Engine, Network};
 use crate::failure::Failure;
 use crate::keeper::client::{Keeper, KeeperError, ProgramEvent};
@@ -111,7 +111,8 @@ async fn in_container(
         other => other.clone(),
     };
     let network = NetworkConfig { mode, allow_hosts: Vec::new() };
-    let starter = Starter::new(engine, config.container.clone(), network, Arc::new(owner));
+    let profile = Profile { network, ..Profile::of(config) };
+    let starter = Starter::new(engine, profile, Arc::new(owner));
     out::note("Starting a container with a network for codex login; Ctrl-C ends it.");
     // Not left in the middle, since it would leave a container; container.start_timeout bounds it.
     let container = starter.start().await.map_err(|e| Failure::new(e.kind, e.sentence))?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::super::Context;
 use crate::config::Recycle;
-use crate::container::Starter;
+use crate::container::{Profile, Starter};
 use crate::engine::Engine;
 use crate::pool::owner::Owner;
 use crate::pool::source::{Findings, Pooled, Source};
@@ -49,10 +49,8 @@ impl Armed {
 ///
 /// What the start ran into, or that the container could not be removed.
 pub(super) async fn arm(engine: Arc<dyn Engine>, context: &Context) -> Result<Armed, String> {
-    let config = &context.loaded.config;
     let owner = Owner::claim(&context.paths.state).map_err(|error| error.to_string())?;
-    let (container, network) = (config.container.clone(), config.network.clone());
-    let starter = Starter::new(engine, container, network, Arc::new(owner));
+    let starter = Starter::new(engine, Profile::of(&context.loaded.config), Arc::new(owner));
     let began = Instant::now();
     let armed = starter.start().await.map_err(|error| error.to_string())?;
     let armed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -60,7 +58,7 @@ pub(super) async fn arm(engine: Arc<dyn Engine>, context: &Context) -> Result<Ar
     let removed = starter.remove(armed.id()).await;
     drop(armed);
     removed.map_err(|error| format!("armed in {armed_ms} ms, but not removed: {error}"))?;
-    Ok(Armed { armed_ms, findings, recycle: config.pool.recycle })
+    Ok(Armed { armed_ms, findings, recycle: context.loaded.config.pool.recycle })
 }
 
 #[cfg(test)]

@@ -28,8 +28,8 @@ pub(in crate::job) async fn diff(
     call: DiffCall,
 ) -> Result<DiffPage, Failure> {
     let places = orchestrator.places.clone();
-    let roots = orchestrator.roots.clone();
-    let how = How::of(&orchestrator.config.workspace);
+    let roots = orchestrator.settings().roots.clone();
+    let how = How::of(&orchestrator.settings().config.workspace);
     blocking(move || {
         let Ended { record, .. } = ended(&places, &roots, how.lock_timeout, &call.run_id)?;
         let files = Files::of(&record);
@@ -83,8 +83,8 @@ pub(in crate::job) async fn apply_held(
     call: ApplyCall,
 ) -> Result<ApplyReport, Failure> {
     let places = orchestrator.places.clone();
-    let roots = orchestrator.roots.clone();
-    let how = How::of(&orchestrator.config.workspace);
+    let roots = orchestrator.settings().roots.clone();
+    let how = How::of(&orchestrator.settings().config.workspace);
     blocking(move || apply_now(&places, &roots, how, call)).await
 }
 

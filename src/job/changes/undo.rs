@@ -23,8 +23,9 @@ pub(in crate::job) async fn undo(
     call: UndoCall,
 ) -> Result<UndoReport, Failure> {
     let places = orchestrator.places.clone();
-    let roots = orchestrator.roots.clone();
-    let lock_timeout = orchestrator.config.workspace.lock_timeout;
+    let settings = orchestrator.settings();
+    let roots = settings.roots.clone();
+    let lock_timeout = settings.config.workspace.lock_timeout;
     blocking(move || undo_now(&places, &roots, lock_timeout, call)).await
 }
 

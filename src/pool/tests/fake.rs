@@ -65,6 +65,8 @@ pub(super) struct World {
     pub(super) reset: Mutex<Gate>,
     pub(super) remove: Mutex<Gate>,
     pub(super) findings: Mutex<Findings>,
+    /// Of the profile that containers are started from.
+    pub(super) profile: AtomicU32,
 }
 
 #[derive(Clone, Debug)]
@@ -76,6 +78,7 @@ pub(super) struct FakeContainer {
     world: Arc<World>,
     pub(super) answering: watch::Sender<bool>,
     findings: Findings,
+    profile: u32,
 }
 
 impl FakeSource {
@@ -91,6 +94,7 @@ impl FakeSource {
             reset: Mutex::new(Gate::Ok),
             remove: Mutex::new(Gate::Ok),
             findings: Mutex::default(),
+            profile: AtomicU32::new(0),
         }))
     }
 
@@ -132,6 +136,7 @@ impl Source for FakeSource {
                 world: Arc::clone(&self.0),
                 answering: watch::Sender::new(true),
                 findings: self.0.findings.lock().clone(),
+                profile: self.0.profile.load(Ordering::SeqCst),
             })
         })
     }
@@ -159,6 +164,10 @@ impl Pooled for FakeContainer {
 
     fn findings(&self) -> &Findings {
         &self.findings
+    }
+
+    fn outdated(&self) -> bool {
+        self.profile != self.world.profile.load(Ordering::SeqCst)
     }
 
     fn answering(&self) -> bool {
