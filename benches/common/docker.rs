@@ -117,6 +117,41 @@ impl Docker {
         Ok((ended["StatusCode"].as_i64().unwrap_or(-1), logs))
     }
 
+    /// Starts a container that only waits; gives its identifier.
+    pub(crate) async fn start_idle(&mut self, spec: &Value) -> Result<String, Failed> {
+        let id = self.create(spec).await?;
+        self.plain(Method::POST, &format!("/containers/{id}/start")).await?;
+        Ok(id)
+    }
+
+    /// What a pool does that is built from the engine's calls alone: the archive of the workspace
+    /// goes to `/app` of the idle container `id`, `exec` runs there, the engine is asked what has
+    /// changed, and the archive of `/app` comes back. Gives the exit code and that archive.
+    pub(crate) async fn run_in_idle(
+        &mut self,
+        id: &str,
+        archive: Vec<u8>,
+        exec: &Value,
+    ) -> Result<(i64, Bytes), Failed> {
+        let app = format!("/containers/{id}/archive?path=/app");
+        self.send(Method::PUT, &app, "application/x-tar", archive.into()).await?;
+        let made = self.json(Method::POST, &format!("/containers/{id}/exec"), exec).await?;
+        let made = made["Id"].as_str().ok_or("an exec without an identifier")?.to_owned();
+        let start = json!({"Detach": false, "Tty": false});
+        self.json_bytes(&format!("/exec/{made}/start"), &start).await?;
+        let ended = self.plain(Method::GET, &format!("/exec/{made}/json")).await?;
+        let ended: Value = serde_json::from_slice(&ended)?;
+        self.plain(Method::GET, &format!("/containers/{id}/changes")).await?;
+        let archive = self.plain(Method::GET, &app).await?;
+        Ok((ended["ExitCode"].as_i64().unwrap_or(-1), archive))
+    }
+
+    /// Posts and gives the answer as it comes, such as the output of an exec.
+    async fn json_bytes(&mut self, path: &str, body: &Value) -> Result<Bytes, Failed> {
+        let bytes = body.to_string().into_bytes().into();
+        self.send(Method::POST, path, "application/json", bytes).await
+    }
+
     /// Unpacks `path` of the image below `to`.
     pub(crate) async fn extract(&mut self, path: &str, to: &Path) -> Result<(), Failed> {
         let id = self.create(&json!({"Image": IMAGE})).await?;

@@ -1,9 +1,12 @@
-//! Time to the first model request, and overhead, of three ways to run the same Codex with the same
+//! Time to the first model request, and overhead, of four ways to run the same Codex with the same
 //! configuration against the same scripted model, taking turns:
 //!
 //! - *host*: `codex exec` on the host, without any container;
 //! - *container a run*: what the replaced server did: create, start, wait, logs, remove, with the
 //!   workspace and `CODEX_HOME` bind-mounted, over the engine's API without a client program;
+//! - *idle container*: the obvious warm pool, from the engine's calls alone: a container that waits
+//!   gets the archive of the workspace, one exec runs Codex, the engine is asked for the changes,
+//!   and the archive comes back;
 //! - *ours*: `codex_run` of the real server binary, over MCP on stdio.
 //!
 //! *First request* is from the call to the arrival of the first model request; *overhead* is the
@@ -46,7 +49,8 @@ const WARM_UP: usize = 4;
 const PAUSE: Duration = Duration::from_millis(250);
 /// What the model writes.
 const FILE: &str = "written.txt";
-const ARMS: [&str; 3] = ["host", "container a run", "ours"];
+const ARMS: [&str; 4] = ["host", "container a run", "idle container", "ours"];
+const OURS: usize = ARMS.len() - 1;
 /// Flags of `codex exec` in all arms; ours has the prompt on stdin instead of in the arguments.
 const FLAGS: [&str; 7] = [
     "exec",
@@ -95,7 +99,7 @@ async fn measure() -> Result<bool, Failed> {
          kernel and the engine.",
         PAUSE.as_millis()
     ));
-    let mut samples: [Vec<Sample>; 3] = Default::default();
+    let mut samples: [Vec<Sample>; ARMS.len()] = Default::default();
     let mut phases: BTreeMap<String, Vec<f64>> = BTreeMap::new();
     for round in 0..rounds + WARM_UP {
         let mut result = Value::Null;
@@ -107,6 +111,7 @@ async fn measure() -> Result<bool, Failed> {
             let sample = match arm {
                 0 => arms.host().await?,
                 1 => arms.container().await?,
+                2 => arms.idle().await?,
                 _ => {
                     let (sample, told) = arms.ours().await?;
                     result = told;
@@ -126,12 +131,17 @@ async fn measure() -> Result<bool, Failed> {
         }
     }
     let status = arms.server.rest().await?;
+    arms.docker.remove(&arms.waiting).await?;
     arms.server.client.close().await?;
     report(&samples, &phases, &status);
     Ok(judge(&samples, &phases))
 }
 
-fn report(samples: &[Vec<Sample>; 3], phases: &BTreeMap<String, Vec<f64>>, status: &Value) {
+fn report(
+    samples: &[Vec<Sample>; ARMS.len()],
+    phases: &BTreeMap<String, Vec<f64>>,
+    status: &Value,
+) {
     let mut rows = Vec::new();
     for (name, arm) in ARMS.iter().zip(samples) {
         let mut row = vec![(*name).to_owned()];
@@ -148,12 +158,12 @@ fn report(samples: &[Vec<Sample>; 3], phases: &BTreeMap<String, Vec<f64>>, statu
     table(&header, &rows);
 
     let mut rows = Vec::new();
-    for (name, other) in ARMS.iter().zip(samples).take(2) {
+    for (name, other) in ARMS.iter().zip(samples).take(OURS) {
         rows.push(vec![
             format!("ours / {name}"),
-            format!("{:.2}", paired(&samples[2], other, |s| s.first)),
-            format!("{:.2}", paired(&samples[2], other, |s| s.overhead)),
-            format!("{:.2}", paired(&samples[2], other, |s| s.total)),
+            format!("{:.2}", paired(&samples[OURS], other, |s| s.first)),
+            format!("{:.2}", paired(&samples[OURS], other, |s| s.overhead)),
+            format!("{:.2}", paired(&samples[OURS], other, |s| s.total)),
         ]);
     }
     say("\nMedians of the ratios within a round");
@@ -183,19 +193,19 @@ fn report(samples: &[Vec<Sample>; 3], phases: &BTreeMap<String, Vec<f64>>, statu
     say("");
 }
 
-fn judge(samples: &[Vec<Sample>; 3], phases: &BTreeMap<String, Vec<f64>>) -> bool {
+fn judge(samples: &[Vec<Sample>; ARMS.len()], phases: &BTreeMap<String, Vec<f64>>) -> bool {
     let median = |arm: &[Sample]| percentile(&arm.iter().map(|s| s.first).collect::<Vec<_>>(), 50);
     let checkout = phases.get("checkout").map_or(&[][..], Vec::as_slice);
     let passed = [
         gate(
             "overhead, ours / container a run (median of ratios)",
-            paired(&samples[2], &samples[1], |s| s.overhead),
+            paired(&samples[OURS], &samples[1], |s| s.overhead),
             0.5,
             "",
         ),
         gate(
             "first request p50, ours against host",
-            median(&samples[2]),
+            median(&samples[OURS]),
             median(&samples[0]),
             " ms",
         ),
@@ -210,11 +220,13 @@ fn paired(ours: &[Sample], other: &[Sample], of: impl Fn(&Sample) -> f64) -> f64
     percentile(&ratios, 50)
 }
 
-/// The three ways, ready to be called.
+/// The four ways, ready to be called.
 struct Arms {
     docker: Docker,
     model: ScriptedModel,
     server: Server,
+    /// The container of the arm *idle container*.
+    waiting: String,
     codex: PathBuf,
     home: tempfile::TempDir,
 }
@@ -239,7 +251,7 @@ impl Arms {
         let home = tempfile::tempdir()?;
         // uid 1000 of the container must reach what is mounted.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755))?;
-        for arm in ["host", "container", "ours"] {
+        for arm in ["host", "container", "idle", "ours"] {
             let path = home.path().join(arm);
             small_project(&path)?;
             // As the image's configuration, but for the place of the model.
@@ -253,15 +265,27 @@ impl Arms {
             }
             fs::remove_file(&config)?;
             fs::write(&config, direct)?;
-            if arm == "container" {
+            if arm == "container" || arm == "idle" {
                 open(&path)?;
                 open(&codex_home)?;
             }
         }
+        let codex_home = home.path().join("idle-codex-home");
+        let waiting = docker
+            .start_idle(&json!({
+                "Image": IMAGE,
+                "Cmd": ["sleep", "infinity"],
+                "HostConfig": {
+                    "NetworkMode": "host",
+                    "Init": true,
+                    "Binds": [format!("{}:/home/codex/.codex", codex_home.display())],
+                },
+            }))
+            .await?;
         let workspace = home.path().join("ours");
         let server =
             Server::start(&home.path().join("server"), &workspace, &model.base_url(), "").await?;
-        Ok(Self { docker, model, server, codex: codex.join("bin/codex"), home })
+        Ok(Self { docker, model, server, waiting, codex: codex.join("bin/codex"), home })
     }
 
     async fn host(&mut self) -> Result<Sample, Failed> {
@@ -314,6 +338,38 @@ impl Arms {
             return Err(
                 format!("codex exited with {code}: {}", String::from_utf8_lossy(&logs)).into()
             );
+        }
+        sample
+    }
+
+    async fn idle(&mut self) -> Result<Sample, Failed> {
+        let workspace = self.begin("idle")?;
+        let mut argv = vec!["codex"];
+        argv.extend(FLAGS);
+        argv.extend(["-C", "/app", PROMPT]);
+        let exec = json!({
+            "Cmd": argv,
+            "WorkingDir": "/app",
+            "AttachStdout": true,
+            "AttachStderr": true,
+        });
+        let began = Instant::now();
+        let mut archive = tar::Builder::new(Vec::new());
+        pack(&mut archive, &workspace, Path::new(""))?;
+        let (code, changed) =
+            self.docker.run_in_idle(&self.waiting, archive.into_inner()?, &exec).await?;
+        let mut changed = tar::Archive::new(&changed[..]);
+        for entry in changed.entries()? {
+            let mut entry = entry?;
+            let path = entry.path()?.into_owned();
+            let Ok(path) = path.strip_prefix("app") else { continue };
+            if entry.header().entry_type().is_file() {
+                entry.unpack(workspace.join(path))?;
+            }
+        }
+        let sample = self.end(began, &workspace);
+        if code != 0 {
+            return Err(format!("codex in the idle container exited with {code}").into());
         }
         sample
     }
@@ -371,6 +427,25 @@ fn copy(from: &Path, to: &Path) -> Result<(), Failed> {
             copy(&entry.path(), &target)?;
         } else {
             fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Packs a tree for the container's user.
+fn pack(archive: &mut tar::Builder<Vec<u8>>, root: &Path, below: &Path) -> Result<(), Failed> {
+    for entry in fs::read_dir(root.join(below))? {
+        let entry = entry?;
+        let path = below.join(entry.file_name());
+        let mut header = tar::Header::new_gnu();
+        header.set_metadata(&entry.metadata()?);
+        header.set_uid(1000);
+        header.set_gid(1000);
+        if entry.file_type()?.is_dir() {
+            archive.append_data(&mut header, &path, std::io::empty())?;
+            pack(archive, root, &path)?;
+        } else {
+            archive.append_data(&mut header, &path, fs::File::open(entry.path())?)?;
         }
     }
     Ok(())
