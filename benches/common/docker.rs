@@ -149,7 +149,10 @@ impl Docker {
     /// Posts and gives the answer as it comes, such as the output of an exec.
     async fn json_bytes(&mut self, path: &str, body: &Value) -> Result<Bytes, Failed> {
         let bytes = body.to_string().into_bytes().into();
-        self.send(Method::POST, path, "application/json", bytes).await
+        let answer = self.send(Method::POST, path, "application/json", bytes).await;
+        // The engine closes the connection with the end of the output.
+        self.sender = None;
+        answer
     }
 
     /// Unpacks `path` of the image below `to`.

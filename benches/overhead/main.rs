@@ -92,6 +92,18 @@ async fn measure() -> Result<bool, Failed> {
         Err(_) => ROUNDS,
     };
     let mut arms = Arms::prepare().await?;
+    let outcome = compare(&mut arms, rounds).await;
+    arms.docker.remove(&arms.waiting).await?;
+    let (samples, phases, status) = outcome?;
+    arms.server.client.close().await?;
+    report(&samples, &phases, &status);
+    Ok(judge(&samples, &phases))
+}
+
+type Figures = ([Vec<Sample>; ARMS.len()], BTreeMap<String, Vec<f64>>, Value);
+
+/// The rounds. Gives the samples of the arms, what our results tell, and the pool's status.
+async fn compare(arms: &mut Arms, rounds: usize) -> Result<Figures, Failed> {
     say(&format!(
         "{rounds} rounds after {WARM_UP} to warm up; the arms take turns, and another one begins \
          each round. Before each turn\nthe pool is at rest (no container is being started, reset \
@@ -131,10 +143,7 @@ async fn measure() -> Result<bool, Failed> {
         }
     }
     let status = arms.server.rest().await?;
-    arms.docker.remove(&arms.waiting).await?;
-    arms.server.client.close().await?;
-    report(&samples, &phases, &status);
-    Ok(judge(&samples, &phases))
+    Ok((samples, phases, status))
 }
 
 fn report(
@@ -274,8 +283,10 @@ impl Arms {
         let waiting = docker
             .start_idle(&json!({
                 "Image": IMAGE,
-                "Cmd": ["sleep", "infinity"],
+                // Gone by itself if this program is killed.
+                "Cmd": ["sleep", "1800"],
                 "HostConfig": {
+                    "AutoRemove": true,
                     "NetworkMode": "host",
                     "Init": true,
                     "Binds": [format!("{}:/home/codex/.codex", codex_home.display())],
