@@ -2,7 +2,7 @@
 //!
 //! *Armed* means: started, the keeper answers, what is in force was compared with what was asked
 //! for, and the fingerprint that every reset must restore was taken. Its states are the pool's, see
-//! [`crate::pool`].
+//! [`crate::pool`]; what the engine says of one that is armed is noted in `health`.
 
 mod armed;
 mod health;

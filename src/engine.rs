@@ -1,5 +1,6 @@
 //! What starts containers: anything that can start one from a spec, open a byte stream to a
-//! program in it, list what carries a label, and remove. Docker today.
+//! program in it, tell what happens to one, list what carries a label, and remove. Docker today, and
+//! Podman by Docker's API.
 
 pub mod docker;
 #[doc(hidden)]

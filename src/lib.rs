@@ -40,6 +40,7 @@
 //! | job | one `codex_run` from acceptance to result; its run id names its folder in the runs directory |
 //! | engine | what starts containers and gives a byte stream to a program in one |
 //! | keeper | our program in the container; holds the stream, knows nothing of Codex or MCP |
+//! | posture | what is in force in a container, compared with what was asked for when it is armed |
 //! | armed | started, keeper answering, posture checked, fingerprint taken |
 //! | idle | armed, clean, in the pool |
 //! | lease | the exclusive right to one container for one job; ends with a verdict |
@@ -67,7 +68,8 @@
 //!    whole and was checked, and no byte that the user wrote is destroyed unseen. A crash at any
 //!    point leaves what the journal needs to finish or undo.
 //! 8. Nothing that comes out of a container is trusted.
-//! 9. No credential of ours enters a container, a log, an error, a record or an argv.
+//! 9. No credential of ours enters a container that runs a job, a log, an error, a record or an
+//!    argv.
 //! 10. Every wait has a deadline with a name and a setting; the error says which one ran out.
 //! 11. No lock is held across an await. Decisions are pure functions and property-tested.
 //! 12. Memory does not grow with the bytes of the workspace or of the output.

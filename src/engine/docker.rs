@@ -1,4 +1,5 @@
-//! Docker over its API. The only user of `bollard`.
+//! Docker over its API, and Podman, which speaks it with words of its own (`podman`). The only user
+//! of `bollard`.
 //!
 //! Nothing is connected until the first call, so that a server can answer its client before the
 //! engine is there, and an engine that comes up later is found then. What was found is kept until

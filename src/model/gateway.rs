@@ -18,9 +18,8 @@
 //! provider refuses with 401 is refreshed and the request sent once more, see
 //! [`crate::model::credentials`]; if it cannot be, the answer is 400 with a sentence that says what
 //! to do. Where the requests of such a login go, the backend is asked first, see [`routing`]. The
-//! proxy that the
-//! environment names is used, and the root certificates of the host, or those that `SSL_CERT_FILE`
-//! and `SSL_CERT_DIR` name.
+//! proxy that the environment names is used, and the root certificates of the host, or those that
+//! `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
 //!
 //! ```text
 //! request ─ route ─ limits of the run ─ body, decoded ─ check ─ provider ─ stream of events ─▶

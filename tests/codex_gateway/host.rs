@@ -21,18 +21,6 @@ use tokio_util::task::AbortOnDropHandle;
 /// The key that the gateway adds; it must be seen at the provider and nowhere else.
 pub const KEY: &str = "sk-test-key-of-the-gateway";
 
-/// The binary that `CODEX_BIN` names. `None` once the reason is printed; a panic if the suite must
-/// not leave anything out.
-pub fn codex_binary() -> Option<PathBuf> {
-    let found = std::env::var_os("CODEX_BIN").map(PathBuf::from).filter(|path| path.is_file());
-    if found.is_none() {
-        let reason = "CODEX_BIN names no Codex binary; `make test` takes it from the image";
-        assert!(std::env::var_os("CODEX_TESTS_REQUIRE_ENGINE").is_none(), "{reason}");
-        println!("left out: {reason}");
-    }
-    found
-}
-
 /// Model, gateway, CODEX_HOME and a workspace.
 pub struct Bench {
     pub model: ScriptedModel,

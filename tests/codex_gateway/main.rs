@@ -4,13 +4,16 @@
 // Helpers of tests, which clippy does not take for tests.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "../common/codex_binary.rs"]
+mod codex_binary;
 mod host;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use host::{Bench, KEY, Ran, codex_binary};
+use codex_binary::codex_binary;
+use host::{Bench, KEY, Ran};
 use mcp_codex_orchestrator::codex::{CodexCommand, CodexEvent, judge, progress};
 use mcp_codex_orchestrator::failure::ErrorKind;
 use mcp_codex_orchestrator::model::scripted::{Fault, Script, Step};

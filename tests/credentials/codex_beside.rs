@@ -1,24 +1,13 @@
 //! The user's own Codex, the real one on this machine, beside the gateway on one login.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Output, Stdio};
 
 use tokio::process::Command;
 
+use crate::codex_binary::codex_binary;
 use crate::scripted::{Race, Served, Servers, now, refresh_token};
 use crate::{auth_json, names};
-
-/// The binary that `CODEX_BIN` names. `None` once the reason is printed; a panic if the suite must
-/// not leave anything out.
-fn codex_binary() -> Option<PathBuf> {
-    let found = std::env::var_os("CODEX_BIN").map(PathBuf::from).filter(|path| path.is_file());
-    if found.is_none() {
-        let reason = "CODEX_BIN names no Codex binary; `make test` takes it from the image";
-        assert!(std::env::var_os("CODEX_TESTS_REQUIRE_ENGINE").is_none(), "{reason}");
-        println!("left out: {reason}");
-    }
-    found
-}
 
 /// One run of Codex with the ChatGPT login in `home`.
 async fn codex(binary: &Path, servers: &Servers, home: &Path) -> Output {

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod codex_beside;
+#[path = "../common/codex_binary.rs"]
+mod codex_binary;
 mod probe;
 mod scripted;
 

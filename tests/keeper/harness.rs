@@ -13,6 +13,8 @@ use mcp_codex_orchestrator::keeper::wire::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
+pub(crate) use crate::engine::{engine_is_there, image};
+
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
 /// A container with a keeper in it; removed when it is dropped.
@@ -27,24 +29,6 @@ impl Drop for Contained {
     fn drop(&mut self) {
         let _ = std::process::Command::new("docker").args(["rm", "-fv", &self.name]).output();
     }
-}
-
-pub(crate) fn image() -> String {
-    std::env::var("CODEX_IMAGE").unwrap_or_else(|_| "codex-runner:latest".to_owned())
-}
-
-/// Whether the tests here can run.
-pub(crate) fn engine_is_there() -> bool {
-    let answers = std::process::Command::new("docker")
-        .args(["image", "inspect", &image()])
-        .output()
-        .is_ok_and(|output| output.status.success());
-    if !answers {
-        let required = std::env::var("CODEX_TESTS_REQUIRE_ENGINE").is_ok_and(|value| value == "1");
-        assert!(!required, "no engine with the image {} answers", image());
-        println!("left out: no engine with the image {} answers", image());
-    }
-    answers
 }
 
 /// Whether the engine is Podman, which refuses some words of Docker's.

@@ -6,6 +6,8 @@
 
 mod attack;
 mod collected;
+#[path = "../common/engine.rs"]
+mod engine;
 mod full;
 mod harness;
 mod kept;

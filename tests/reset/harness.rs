@@ -15,6 +15,9 @@ use mcp_codex_orchestrator::pool::source::{Pooled, Source};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
+pub(crate) use crate::engine::engine_is_there;
+use crate::engine::image;
+
 pub(crate) type Failure = Box<dyn std::error::Error>;
 
 /// What is in a container, as root sees it through an exec of its own: every path in the places
@@ -40,24 +43,9 @@ pub(crate) fn python(code: &str) -> String {
     )
 }
 
-fn image() -> String {
-    std::env::var("CODEX_IMAGE").unwrap_or_else(|_| "codex-runner:latest".to_owned())
-}
-
 fn docker(arguments: &[&str]) -> Option<String> {
     let output = Command::new("docker").args(arguments).output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Whether the tests here can run.
-pub(crate) fn engine_is_there() -> bool {
-    let answers = docker(&["image", "inspect", &image()]).is_some();
-    if !answers {
-        let required = std::env::var("CODEX_TESTS_REQUIRE_ENGINE").is_ok_and(|value| value == "1");
-        assert!(!required, "no engine with the image {} answers", image());
-        println!("left out: no engine with the image {} answers", image());
-    }
-    answers
 }
 
 /// What must become of a leftover.

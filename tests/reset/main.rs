@@ -9,6 +9,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, and figures")]
 
+#[path = "../common/engine.rs"]
+mod engine;
 mod files;
 mod full;
 mod harness;
