@@ -49,8 +49,8 @@ fn environment(more: Vec<(String, String)>) -> Vec<(String, String)> {
     ours.chain(more).collect()
 }
 
-/// Bytes of a program as lines that a terminal can show: without colours and other control
-/// characters, each cut at 500 characters. Holds one line.
+/// Bytes of a program as lines that a terminal can show: without colours, other control characters
+/// and those that are not seen or turn the order of others, each cut at 500 characters. Holds one line.
 #[derive(Debug, Default)]
 pub struct Lines {
     open: Vec<u8>,
@@ -88,11 +88,17 @@ fn plain(bytes: &[u8]) -> String {
             if chars.next() == Some('[') {
                 chars.by_ref().find(|c| ('@'..='~').contains(c));
             }
-        } else if !c.is_control() && plain.len() < MAX_LINE {
+        } else if !c.is_control() && !is_unseen(c) && plain.len() < MAX_LINE {
             plain.push(c);
         }
     }
     plain
+}
+
+/// Whether it is not seen itself, or turns the order of what is: an address would read as another.
+fn is_unseen(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -109,6 +115,8 @@ mod tests {
         }
         lines.finish(|line| shown.push(line.to_owned()));
         assert_eq!(shown, ["Enter ABCD-EF", "", "x", "0;title", "end"]);
+        let turned = "https://a\u{202e}moc.live\u{2066}\u{200b}\u{9b}31m/\n";
+        lines.feed(turned.as_bytes(), |line| assert_eq!(line, "https://amoc.live31m/"));
         lines.feed(&vec![b'a'; 1 << 20], |_| {});
         lines.finish(|line| assert_eq!(line.len(), MAX_LINE));
     }

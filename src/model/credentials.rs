@@ -16,6 +16,7 @@ mod chatgpt;
 mod install;
 mod jwt;
 mod lock;
+mod owner;
 mod refresh;
 mod status;
 

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::name::HostName;
 use super::rules;
 
-/// Different decisions kept of one run; more are only counted.
+/// Kinds kept of one run of each [`Decision`]; more are only counted. Each has a share of its own, so
+/// that a program that asks for much that is refused does not hide where it got through.
 const MAX_KEPT: usize = 200;
 
 /// Hosts in a sentence at most.
@@ -104,9 +105,12 @@ impl Decisions {
         let mut guard = self.0.lock();
         let (kept, more) = &mut *guard;
         let kind = (asked, port, decision, reason);
-        if kept.len() >= MAX_KEPT && !kept.contains_key(&kind) {
-            *more = more.saturating_add(1);
-            return;
+        if !kept.contains_key(&kind) {
+            let alike = kept.keys().filter(|(_, _, other, _)| *other == decision).count();
+            if alike >= MAX_KEPT {
+                *more = more.saturating_add(1);
+                return;
+            }
         }
         let count = kept.entry(kind).or_insert(0);
         *count = count.saturating_add(1);
@@ -252,6 +256,11 @@ mod tests {
         let report = decisions.report();
         assert_eq!(report.decisions.len(), MAX_KEPT);
         assert_eq!(report.more, 10_000 - MAX_KEPT as u64);
+        // What it reached after that is on record all the same.
+        decisions.add(name("b.example"), Some(443), Decision::Allowed, Reason::Listed);
+        let report = decisions.report();
+        let allowed = report.decisions.iter().find(|kind| kind.decision == Decision::Allowed);
+        assert_eq!(allowed.unwrap().host.as_deref(), Some("b.example"));
         assert!(report.notes(&[]).join("").len() < 4096);
         assert!(Decisions::new().report().is_empty());
     }

@@ -55,6 +55,10 @@ async fn each_answer_has_its_sentence_and_no_secret() {
             json(403, r#"{"detail":"Not your workspace"}"#),
             "does not allow it (403: Not your workspace)",
         ),
+        (
+            json(400, r#"{"error":{"code":"odd\u001b]0;title\u0007"}}"#),
+            "refuses the request (400: odd]0;title)",
+        ),
         (json(404, "<html>"), "no such path or no model m-1 (404); check model.base_url"),
         (json(429, quota), "its quota is used up (429: You exceeded)"),
         (json(429, "{}"), "limits the rate (429); wait"),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use super::LoginError;
 use super::auth_file::{AuthFile, Form, MAX_BYTES, Replacement, parse};
 use super::lock::Locks;
+use super::owner;
 
 /// Mode of an `auth.json` that was not there before, as Codex makes it.
 const MODE: u32 = 0o600;
@@ -98,14 +99,20 @@ pub fn make_ready(codex_home: &Path) -> Result<(), InstallError> {
         path: path.to_owned(),
         cause: error.to_string(),
     };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(codex_home)
-        .map_err(|error| unwritable(codex_home, error))?;
+    make_directory(codex_home).map_err(|error| unwritable(codex_home, error))?;
     let path = codex_home.join("auth.json");
     // Removed again as it is dropped.
     place(&path).map(drop).map_err(|error| unwritable(&path, error))
+}
+
+/// Makes `directory` and those above it that are not there, for the owner of the first that is.
+fn make_directory(directory: &Path) -> std::io::Result<()> {
+    let missing: Vec<_> = directory.ancestors().take_while(|made| !made.exists()).collect();
+    let owner = missing.last().and_then(|made| made.parent()).and_then(owner::other);
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let Some((user, group)) = owner else { return Ok(()) };
+    // The innermost first: once one is theirs, they can exchange what is in it.
+    missing.iter().try_for_each(|made| std::os::unix::fs::lchown(made, Some(user), Some(group)))
 }
 
 /// What lies in `auth.json` of `codex_home`, in words that end a sentence; `None` if there is none.
@@ -128,13 +135,18 @@ fn place(path: &Path) -> std::io::Result<Replacement> {
     let real = match path.canonicalize() {
         Ok(real) => real,
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Replacement::beside(path, MODE, None);
+            return Replacement::beside(path, MODE, path.parent().and_then(owner::other));
         }
         Err(error) => return Err(error),
     };
     let metadata = real.symlink_metadata()?;
     if !metadata.is_file() {
         return Err(std::io::Error::other("it is no file"));
+    }
+    // Root does not replace what a user could only point at.
+    let other = path.parent().and_then(owner::other);
+    if path.is_symlink() && other.is_some_and(|(user, _)| user != metadata.uid()) {
+        return Err(std::io::Error::other("it is a link to a file of another user"));
     }
     Replacement::beside(&real, metadata.mode() & 0o7777, Some((metadata.uid(), metadata.gid())))
 }
@@ -187,6 +199,44 @@ mod tests {
         login().install(&home).await.unwrap();
         assert!(home.join("auth.json").is_symlink());
         assert_eq!((std::fs::read_to_string(&real).unwrap().as_str(), mode(&real)), (LOGIN, 0o640));
+    }
+
+    /// Root can give files away; without it there is nothing to see here.
+    #[tokio::test]
+    async fn what_root_makes_in_the_home_of_a_user_is_the_users() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::chown(dir.path(), Some(4711), Some(4712)).unwrap();
+        let home = dir.path().join("deep/codex");
+        make_ready(&home).unwrap();
+        login().install(&home).await.unwrap();
+        for made in ["deep", "deep/codex", "auth.json", "auth.lock", "auth.json.lock"] {
+            let made = if made.contains("deep") { dir.path().join(made) } else { home.join(made) };
+            let metadata = made.symlink_metadata().unwrap();
+            assert_eq!((metadata.uid(), metadata.gid()), (4711, 4712), "{made:?}");
+        }
+        // A link of the user's does not make root write elsewhere.
+        let roots = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(roots.path(), "root's").unwrap();
+        std::fs::remove_file(home.join("auth.json")).unwrap();
+        symlink(roots.path(), home.join("auth.json")).unwrap();
+        let error = login().install(&home).await.unwrap_err().to_string();
+        assert!(error.contains("another user"), "{error}");
+        assert!(make_ready(&home).is_err());
+        assert_eq!(std::fs::read_to_string(roots.path()).unwrap(), "root's");
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_not_made_at_the_end_of_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        symlink(&elsewhere, dir.path().join("auth.lock")).unwrap();
+        let installing = login();
+        let waited = std::time::Duration::from_millis(300);
+        assert!(tokio::time::timeout(waited, installing.install(dir.path())).await.is_err());
+        assert!(!elsewhere.exists());
     }
 
     #[tokio::test]

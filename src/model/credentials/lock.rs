@@ -1,6 +1,7 @@
 //! The locks that Codex takes around a change of `auth.json`.
 
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use rustix::fs::FlockOperation;
 use tokio::time::Instant;
 
 use super::chatgpt::LoginError;
+use super::owner;
 
 /// How long another program may hold them: a little over what a refresh may take.
 const LIMIT: Duration = Duration::from_secs(45);
@@ -46,10 +48,27 @@ impl Locks {
 }
 
 fn attempt(path: &Path) -> std::io::Result<Option<File>> {
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let Some(file) = open(path)? else { return Ok(None) };
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Ok(None),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens a lock, or makes it: never at the end of a link. `None` if it has just gone.
+fn open(path: &Path) -> std::io::Result<Option<File>> {
+    let made = OpenOptions::new().create_new(true).append(true).mode(0o600).open(path);
+    match made {
+        Ok(file) => {
+            owner::give(&file, path.parent().unwrap_or(path))?;
+            return Ok(Some(file));
+        }
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        Err(_) => {}
+    }
+    match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        opened => opened.map(Some),
     }
 }

@@ -91,8 +91,11 @@ impl Gateway {
     fn sentence(&self, model: &str, wrong: &Wrong) -> String {
         let Wrong { status, code, message, ours } = wrong;
         let host = self.inner.host();
-        let words: String = self.redact(message).chars().filter(|c| !c.is_control()).collect();
-        let words: String = words.chars().take(MAX_WORDS).collect();
+        // Both are the provider's, and go to a terminal.
+        let plain = |text: &str| -> String {
+            self.redact(text).chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect()
+        };
+        let words = plain(message);
         if *ours {
             // These say themselves what to do.
             let network = code == "provider_unreachable" || code == "provider_broke_off";
@@ -105,7 +108,7 @@ impl Gateway {
         }
         let said = match (words.is_empty(), code.is_empty()) {
             (false, _) => format!("{status}: {}", words.trim_end_matches('.')),
-            (true, false) => format!("{status}: {}", self.redact(code)),
+            (true, false) => format!("{status}: {}", plain(code)),
             (true, true) => status.to_string(),
         };
         let quota = ["quota", "usage_limit", "billing"].iter().any(|part| code.contains(part));

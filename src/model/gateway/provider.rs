@@ -18,6 +18,9 @@ pub(super) struct Extras {
     secrets: Vec<String>,
 }
 
+/// Bytes of the shortest part of a value that is kept as a secret of its own.
+const BARE: usize = 8;
+
 impl Extras {
     /// Those of `config`, with the environment that `lookup` gives.
     ///
@@ -59,6 +62,22 @@ impl Extras {
         self.secrets.iter().fold(text, |text, secret| text.replace(secret, REDACTED))
     }
 
+    /// Keeps a secret in the forms in which a provider may repeat it: whole, without the scheme of
+    /// an `Authorization` in front, and as it is in a URL. The longest goes first, so that none
+    /// leaves a rest of another.
+    fn keep(&mut self, secret: &str) {
+        let mut forms = vec![secret.to_owned()];
+        let bare = secret.split_once(' ').map(|(_, bare)| bare.trim());
+        forms.extend(bare.filter(|bare| bare.len() >= BARE).map(str::to_owned));
+        if let Ok(url) = reqwest::Url::parse_with_params("http://h", [("", secret)]) {
+            let in_url = url.query().and_then(|query| query.strip_prefix('='));
+            forms.extend(in_url.filter(|form| *form != secret).map(str::to_owned));
+        }
+        self.secrets.extend(forms);
+        self.secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        self.secrets.dedup();
+    }
+
     fn values(
         &mut self,
         key: &'static str,
@@ -80,7 +99,7 @@ impl Extras {
                              where this server is started"
                         ),
                     })?;
-                    self.secrets.push(secret.clone());
+                    self.keep(&secret);
                     secret
                 }
             };
@@ -112,4 +131,43 @@ pub(super) fn is_loopback(url: &reqwest::Url) -> bool {
     let host = url.host_str().unwrap_or_default();
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_from_variables_is_known_in_every_form_it_goes_in() {
+        let variable = |text: &str| format!("env:{text}");
+        let defaults: crate::config::Config = toml::from_str(crate::config::DEFAULT_TOML).unwrap();
+        let config = ModelConfig {
+            headers: BTreeMap::from([
+                ("authorization".to_owned(), variable("SCHEME")),
+                ("x-a".to_owned(), variable("SHORT")),
+                ("x-b".to_owned(), variable("LONG")),
+            ]),
+            query: BTreeMap::from([("key".to_owned(), variable("QUERY"))]),
+            ..defaults.model
+        };
+        let extras = Extras::new(&config, |name| {
+            let value = match name {
+                "SCHEME" => "Basic dXNlcjpwYXNz",
+                "SHORT" => "kq-12345",
+                "LONG" => "kq-12345-longer",
+                _ => "a/b+c=d&12345",
+            };
+            Some(value.to_owned())
+        })
+        .unwrap();
+        for (text, want) in [
+            ("you sent dXNlcjpwYXNz", "you sent [redacted]"),
+            ("you sent Basic dXNlcjpwYXNz", "you sent [redacted]"),
+            ("kq-12345-longer kq-12345", "[redacted] [redacted]"),
+            ("/v1?key=a%2Fb%2Bc%3Dd%2612345", "/v1?key=[redacted]"),
+            ("a/b+c=d&12345", "[redacted]"),
+        ] {
+            assert_eq!(extras.redact(text.to_owned()), want);
+        }
+    }
 }

@@ -172,25 +172,31 @@ fn route(answer: &Value, account: &str, base: &reqwest::Url) -> Result<Route, &'
     Ok(Route { base: origin, label })
 }
 
-/// `base` at `origin`, if a login may go there: to the provider of ChatGPT logins over https, or
-/// where `base` is.
+/// `base` at `origin`, if a login may go there: where `base` is, or from one host of the provider of
+/// ChatGPT logins to another, over https. From a host of the user's own it does not go on to the
+/// provider: that host was named to be passed, and what `model.headers` has is meant for it.
 fn checked(origin: &str, base: &reqwest::Url) -> Option<reqwest::Url> {
     let url = reqwest::Url::parse(origin).ok()?;
     let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
     if !bare || !url.username().is_empty() || url.password().is_some() {
         return None;
     }
-    let host = url.host_str()?;
-    let its_own = url.scheme() == "https"
-        && ["chatgpt.com", "openai.com"].iter().any(|own| {
-            host == *own || host.strip_suffix(own).is_some_and(|rest| rest.ends_with('.'))
-        });
+    let its_own = is_of_openai(&url) && is_of_openai(base);
     let same = url.origin() == base.origin() || (is_loopback(&url) && is_loopback(base));
     (its_own || same).then(|| {
         let mut there = url;
         there.set_path(base.path());
         there
     })
+}
+
+/// Whether `url` is of the provider of ChatGPT logins, over https at its usual port.
+fn is_of_openai(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let under = |own: &str| host.strip_suffix(own).is_some_and(|rest| rest.ends_with('.'));
+    url.scheme() == "https"
+        && url.port().is_none()
+        && ["chatgpt.com", "openai.com"].iter().any(|own| host == *own || under(own))
 }
 
 #[cfg(test)]
@@ -234,12 +240,22 @@ mod tests {
             "https://chatgpt.com.evil.example",
             "https://u:p@chatgpt.com",
             "https://chatgpt.com/path",
+            "https://chatgpt.com:8443",
+            "https://evil.example#.chatgpt.com",
+            "https://evil.example\\.chatgpt.com",
             "http://127.0.0.1",
             "",
         ] {
             let answer = answer(&json!(stranger), &json!("eu"));
             assert!(route(&answer, "a", &base()).is_err(), "{stranger}");
         }
+        // What the user put in between is not passed by.
+        let between = "https://llm.corp.example/backend-api/codex".parse().unwrap();
+        for origin in ["https://eu.chatgpt.com", "https://chatgpt.com"] {
+            assert!(route(&answer(&json!(origin), &json!("eu")), "a", &between).is_err());
+        }
+        let stays = answer(&json!("https://llm.corp.example"), &Value::Null);
+        assert_eq!(route(&stays, "a", &between).unwrap().base(&base()), &between);
         let plain = route(&answer(&Value::Null, &json!("a b\n")), "a", &base()).unwrap();
         assert_eq!(plain, Route::default());
         for odd in

@@ -2,10 +2,13 @@
 //! stream of events too, and what passes goes into the container.
 //!
 //! ```text
-//!  piece ─> held + piece ─> secrets become asterisks, as many as they are long ─> on
+//!  piece ─> held + piece ─> bytes of secrets are marked ─> asterisks in their place ─> on
 //!               ^                                │
-//!               └── the end, if a secret may begin there
+//!               └── the end, with its marks, if a secret may begin there
 //! ```
+//!
+//! Marks, since secrets may overlap or begin alike: what became asterisks for one could no longer be
+//! known as a part of another.
 
 use bytes::Bytes;
 
@@ -18,12 +21,14 @@ pub(super) struct Veil {
     secrets: Vec<Vec<u8>>,
     /// The end of what came, which a secret begins with.
     held: Vec<u8>,
+    /// For each byte of it, whether it is of a secret.
+    marked: Vec<bool>,
 }
 
 impl Veil {
     pub(super) fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         let secrets = secrets.into_iter().map(String::into_bytes);
-        Self { secrets: secrets.filter(|s| s.len() >= SHORTEST).collect(), held: Vec::new() }
+        Self { secrets: secrets.filter(|s| s.len() >= SHORTEST).collect(), ..Self::default() }
     }
 
     /// The next piece without secrets; less of it if it ends as one begins.
@@ -32,20 +37,26 @@ impl Veil {
         if self.held.is_empty() && self.begun(&piece) == 0 && clean() {
             return piece;
         }
-        let mut bytes = std::mem::take(&mut self.held);
+        let (mut bytes, mut marked) =
+            (std::mem::take(&mut self.held), std::mem::take(&mut self.marked));
         bytes.extend_from_slice(&piece);
+        marked.resize(bytes.len(), false);
         for secret in &self.secrets {
-            while let Some(at) = find(&bytes, secret) {
-                bytes[at..at + secret.len()].fill(b'*');
+            let mut from = 0;
+            while let Some(at) = find(&bytes[from..], secret) {
+                marked[from + at..from + at + secret.len()].fill(true);
+                from += at + 1;
             }
         }
-        self.held = bytes.split_off(bytes.len() - self.begun(&bytes));
-        bytes.into()
+        let on = bytes.len() - self.begun(&bytes);
+        self.held = bytes.split_off(on);
+        self.marked = marked.split_off(on);
+        veiled(bytes, &marked)
     }
 
     /// What is held at the end of the answer.
     pub(super) fn rest(&mut self) -> Bytes {
-        std::mem::take(&mut self.held).into()
+        veiled(std::mem::take(&mut self.held), &std::mem::take(&mut self.marked))
     }
 
     /// How many bytes at the end of `bytes` a secret begins with.
@@ -55,6 +66,14 @@ impl Veil {
         };
         self.secrets.iter().filter_map(longest).max().unwrap_or(0)
     }
+}
+
+/// `bytes` with an asterisk for each that is marked.
+fn veiled(mut bytes: Vec<u8>, marked: &[bool]) -> Bytes {
+    for (byte, _) in bytes.iter_mut().zip(marked).filter(|(_, marked)| **marked) {
+        *byte = b'*';
+    }
+    bytes.into()
 }
 
 fn find(bytes: &[u8], secret: &[u8]) -> Option<usize> {
@@ -107,6 +126,24 @@ mod tests {
             }
             pieces.push(&whole.as_bytes()[from..]);
             prop_assert_eq!(passed(&secrets, &pieces), want.into_bytes());
+        }
+    }
+
+    #[test]
+    fn secrets_that_begin_alike_or_overlap_go_whole() {
+        // One begins with the other, one ends as another begins, and one with itself.
+        let secrets = ["kq-12345", "kq-12345-longer", "longer-tail", "abababab"];
+        for (text, want) in [
+            ("a kq-12345-longer.", "a ***************."),
+            ("a kq-12345-longer-tail.", "a ********************."),
+            ("a kq-12345-long.", "a ********-long."),
+            ("ababababab.", "**********."),
+        ] {
+            for cut in 0..=text.len() {
+                let (front, back) = text.as_bytes().split_at(cut);
+                let passed = passed(&secrets, &[front, back]);
+                assert_eq!(String::from_utf8(passed).unwrap(), want, "{cut}");
+            }
         }
     }
 

@@ -121,3 +121,25 @@ async fn a_host_that_does_not_answer_is_given_up() {
     let answer = answer(&proxy, b"CONNECT a.example:443 HTTP/1.1\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
 }
+
+#[tokio::test]
+async fn a_program_that_says_nothing_or_never_ends_keeps_no_place() {
+    let endless =
+        "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 99999999\r\n\r\nx";
+    let chunked = "CONNECT b.example:443 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nx";
+    for request in ["", "CONNECT a.exa", endless, chunked] {
+        let (proxy, _) = proxy(&["a.example"], &["11.22.33.44"]);
+        let mut program = connected(&proxy);
+        program.write_all(request.as_bytes()).await.unwrap();
+        // It neither closes nor reads.
+        tokio::task::yield_now().await;
+        if request.len() < 20 {
+            assert_eq!(proxy.inner.tunnels.available_permits(), MAX_TUNNELS - 1);
+        }
+        let every = u32::try_from(MAX_TUNNELS).unwrap();
+        let all = proxy.inner.tunnels.acquire_many(every);
+        let all = tokio::time::timeout(SHORT.head * 10, all).await;
+        assert!(all.is_ok(), "{request:?}");
+        drop(program);
+    }
+}
