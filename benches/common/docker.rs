@@ -192,6 +192,29 @@ impl Docker {
         made
     }
 
+    /// How many volumes carry a label, as `key=value`.
+    pub(crate) async fn volumes(&mut self, label: &str) -> Result<usize, Failed> {
+        let filter = format!("%7B%22label%22%3A%5B%22{}%22%5D%7D", label.replace('=', "%3D"));
+        let answer = self.plain(Method::GET, &format!("/volumes?filters={filter}")).await?;
+        let answer: Value = serde_json::from_slice(&answer)?;
+        Ok(answer["Volumes"].as_array().map_or(0, Vec::len))
+    }
+
+    /// Bytes of the volumes whose label `key` has one of `values`.
+    pub(crate) async fn volumes_size(
+        &mut self,
+        key: &str,
+        values: &[String],
+    ) -> Result<u64, Failed> {
+        let answer: Value = serde_json::from_slice(&self.plain(Method::GET, "/system/df").await?)?;
+        let ours = |one: &&Value| {
+            let label = one["Labels"][key].as_str();
+            label.is_some_and(|label| values.iter().any(|value| value == label))
+        };
+        let volumes = answer["Volumes"].as_array().into_iter().flatten().filter(ours);
+        Ok(volumes.filter_map(|one| one["UsageData"]["Size"].as_u64()).sum())
+    }
+
     /// Removes an image.
     pub(crate) async fn remove_image(&mut self, name: &str) -> Result<(), Failed> {
         self.plain(Method::DELETE, &format!("/images/{name}?force=1")).await?;
