@@ -125,6 +125,15 @@ pub struct EngineFacts {
     pub desktop: bool,
 }
 
+/// A volume that no container has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The engine's name for it.
+    pub name: String,
+    /// Those of the container it was made for.
+    pub labels: BTreeMap<String, String>,
+}
+
 /// A container found by label.
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -243,6 +252,17 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Removes a container in any state, with its anonymous volumes. One that is gone already is
     /// no error.
     fn remove<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), EngineError>>;
+
+    /// What is left of containers that carried the label key and are gone: their volumes, after the
+    /// engine itself has failed. An engine that leaves none has nothing to say.
+    fn leftovers<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Vec<Leftover>, EngineError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Removes such a volume. One that is gone already, or that a container has, is no error.
+    fn remove_leftover<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// Stands for an engine that cannot be used: every call ends with the same sentence, so that a

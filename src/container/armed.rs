@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, ContainerConfig, NetworkConfig};
-use crate::engine::{ContainerId, Engine, EngineError};
+use crate::engine::{ContainerId, Engine, EngineError, Happened};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
 use crate::keeper::wire::{ArmRequest, Fingerprint, ResetRequest};
@@ -16,7 +16,7 @@ use crate::network;
 use crate::pool::owner::Owner;
 use crate::pool::source::{Findings, Pooled, Source, StartError};
 
-use super::health::{Mark, Marks, watch};
+use super::health::{Mark, Marks, sentence, watch};
 use super::{KEEPER, check_image, check_posture, spec};
 
 /// An idle keeper is given up after this much silence; with a job in it after
@@ -25,6 +25,9 @@ const SILENCE_IDLE: Duration = Duration::from_secs(15);
 
 /// See [`SILENCE_IDLE`].
 const SILENCE_LEASED: Duration = Duration::from_secs(180);
+
+/// How long after the end of a stream the engine's word about its container is waited for.
+const EVENT_WAIT: Duration = Duration::from_millis(200);
 
 /// How long a reset may take; most of it is deleting files.
 const RESET_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,6 +63,24 @@ impl ArmedContainer {
         self.gateway_port
     }
 
+    /// Resolves with a sentence when it was paused from outside: its stream stays open, and nobody
+    /// knows for how long. What else happens to it ends the stream, or leaves a run that goes on.
+    pub fn paused(&self) -> BoxFuture<'static, String> {
+        let mark = Arc::clone(&self.mark);
+        Box::pin(async move {
+            match mark.told().await {
+                Happened::Paused => sentence(Happened::Paused),
+                _ => std::future::pending().await,
+            }
+        })
+    }
+
+    /// What the engine says against it, once its stream has ended; waits a moment, since the two
+    /// come by different ways.
+    pub async fn said_against(&self) -> Option<String> {
+        tokio::time::timeout(EVENT_WAIT, self.mark.told()).await.ok().map(sentence)
+    }
+
     /// The connections that programs in it make.
     pub fn incoming(&mut self) -> &mut Incoming {
         &mut self.incoming
@@ -90,7 +111,7 @@ impl Pooled for ArmedContainer {
         Box::pin(async move {
             tokio::select! {
                 reason = lost => reason,
-                reason = mark.told() => reason,
+                what = mark.told() => sentence(what),
             }
         })
     }

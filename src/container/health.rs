@@ -43,16 +43,10 @@ impl Mark {
         self.what.get().copied()
     }
 
-    /// Resolves with a sentence once there is something against it.
-    pub(super) async fn told(&self) -> String {
+    /// Resolves once there is something against it, with what that is.
+    pub(super) async fn told(&self) -> Happened {
         self.bad.cancelled().await;
-        let what = match self.get() {
-            Some(Happened::OutOfMemory) => "ran out of memory",
-            Some(Happened::Paused) => "was paused from outside",
-            Some(Happened::Removed) => "was removed from outside",
-            Some(Happened::Ended) | None => "ended or was stopped from outside",
-        };
-        format!("the engine says that it {what}")
+        self.get().unwrap_or(Happened::Ended)
     }
 
     fn set(&self, what: Happened) {
@@ -60,6 +54,17 @@ impl Mark {
         let _ = self.what.set(what);
         self.bad.cancel();
     }
+}
+
+/// What is said of a container to which this happened.
+pub(super) fn sentence(what: Happened) -> String {
+    let what = match what {
+        Happened::OutOfMemory => "ran out of memory",
+        Happened::Paused => "was paused from outside",
+        Happened::Removed => "was removed from outside",
+        Happened::Ended => "ended or was stopped from outside",
+    };
+    format!("the engine says that the container {what}")
 }
 
 /// The marks of the containers that are there.

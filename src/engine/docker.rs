@@ -18,6 +18,7 @@ mod listing;
 mod podman;
 mod stream;
 mod version;
+mod volumes;
 
 use std::collections::HashMap;
 use std::io;
@@ -41,7 +42,7 @@ use self::stream::ExecStream;
 use self::version::{API_OLDEST, settle, versioned};
 use crate::engine::{
     ByteStream, ContainerId, ContainerSpec, Engine, EngineError, EngineFacts, Events, ImageFacts,
-    Listed,
+    Leftover, Listed,
 };
 
 /// Bytes that are taken from the connection at once. The engine sends messages of up to 32 KiB.
@@ -465,6 +466,23 @@ impl Engine for DockerEngine {
 
     fn remove<'a>(&'a self, id: &'a ContainerId) -> BoxFuture<'a, Result<(), EngineError>> {
         Box::pin(self.remove_by(&id.0))
+    }
+
+    fn leftovers<'a>(
+        &'a self,
+        label: &'a str,
+    ) -> BoxFuture<'a, Result<Vec<Leftover>, EngineError>> {
+        Box::pin(self.bounded("list volumes", async move {
+            let left = volumes::left(&self.docker().await?, label).await;
+            left.map_err(|error| failed("list volumes", None, error, &self.shared.endpoint))
+        }))
+    }
+
+    fn remove_leftover<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), EngineError>> {
+        Box::pin(self.bounded("remove a volume", async move {
+            let removed = volumes::remove(&self.docker().await?, name).await;
+            removed.map_err(|error| failed("remove a volume", None, error, &self.shared.endpoint))
+        }))
     }
 }
 

@@ -34,7 +34,7 @@ use super::output::Running;
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Sent, Status};
 use super::told::{
-    cancelled, gateway_notes, given_up, has_working_dir, join, last_bytes, not_started,
+    cancelled, gateway_notes, given_up, has_working_dir, join, last_bytes, lost, not_started,
     over_tokens, timed_out, with_fate,
 };
 use super::transfer::{collect_changes, keeper_failure, send_workspace, sort_out};
@@ -165,6 +165,7 @@ impl Job<'_> {
             Err(failure) => {
                 let end = match failure.kind {
                     ErrorKind::Cancelled => JobEnd::Cancelled,
+                    ErrorKind::ContainerLost => JobEnd::Lost,
                     _ => JobEnd::TransferFailed,
                 };
                 drop(keeper);
@@ -365,14 +366,24 @@ impl Job<'_> {
                 }
             };
             let container: &mut ArmedContainer = lease.container();
+            let paused = container.paused();
             let connections = ways.serve(container.incoming());
             tokio::select! {
                 stop = following => stop,
                 () = tokio::time::sleep(self.call.timeout) => Stop::TimedOut,
                 () = self.cancel.cancelled() => Stop::Cancelled,
                 () = traffic.over_tokens() => Stop::OverTokens(traffic.report().tokens),
+                reason = paused => Stop::Lost(KeeperError::Lost(reason)),
                 never = connections => match never {},
             }
+        };
+        let stop = match stop {
+            // What the engine knows says more than the end of a stream.
+            Stop::Lost(error) => {
+                let said = lease.container().said_against().await;
+                Stop::Lost(said.map_or(error, KeeperError::Lost))
+            }
+            stop => stop,
         };
         if let Stop::NotStarted(error) = stop {
             return Err(not_started(error));
@@ -408,9 +419,7 @@ impl Job<'_> {
                 let limit = self.settings.config.run.max_tokens;
                 (JobEnd::Cancelled, Some(over_tokens(*used, limit)))
             }
-            Stop::Lost(error) | Stop::NotStarted(error) => {
-                (JobEnd::Lost, Some(keeper_failure(error.clone())))
-            }
+            Stop::Lost(error) | Stop::NotStarted(error) => (JobEnd::Lost, Some(lost(error))),
         }
     }
 
@@ -465,7 +474,10 @@ impl Job<'_> {
         let tree = &self.settings.config.workspace;
         let limits = ReceiveLimits::new(tree.max_files, tree.max_bytes);
         let limit = config.transfer_timeout;
-        let failed = |failure| (JobEnd::TransferFailed, failure);
+        let failed = |failure: Failure| match failure.kind {
+            ErrorKind::ContainerLost => (JobEnd::Lost, failure),
+            _ => (JobEnd::TransferFailed, failure),
+        };
         let collecting = collect_changes(keeper, snapshot, record.changes_tar(), limits, limit);
         let (received, snapshot, report) = collecting.await.map_err(failed)?;
         if let (true, Some(base)) = (report.git_changed, &snapshot.git_base) {

@@ -93,6 +93,19 @@ pub(super) fn not_started(error: KeeperError) -> Failure {
     }
 }
 
+/// What a caller is told whose container was lost while Codex ran in it. What Codex said until then
+/// is in the result and the run's folder; what it changed was in the container only.
+pub(super) fn lost(error: &KeeperError) -> Failure {
+    let mut failure = keeper_failure(error.clone());
+    if failure.kind == ErrorKind::ContainerLost {
+        failure.sentence = format!(
+            "the container was lost during the run ({error}), and with it what Codex had changed; \
+             the workspace is unchanged, run it again"
+        );
+    }
+    failure
+}
+
 /// Adds what became of the changes to the sentence of a run that somebody ended.
 pub(super) fn with_fate(mut failure: Failure, fate: &str) -> Failure {
     let ended = matches!(failure.kind, ErrorKind::TimedOut | ErrorKind::Cancelled);

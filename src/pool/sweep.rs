@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use super::owner::{self, Alive};
 use crate::container::label;
-use crate::engine::{ContainerId, Engine, EngineError, Listed};
+use crate::engine::{ContainerId, Engine, EngineError, Leftover, Listed};
 
 /// Age at which a container of one's own that the pool does not know counts as forgotten. Longer
 /// than any start may take.
@@ -79,6 +79,7 @@ pub struct Sweeper {
     me: String,
     state_dir: PathBuf,
     seen: HashSet<ContainerId>,
+    volumes_seen: HashSet<ContainerId>,
 }
 
 /// What a sweep did.
@@ -95,7 +96,12 @@ pub struct Swept {
 impl Sweeper {
     /// `me` is the label of the [`Owner`](owner::Owner) whose lock file is in `state_dir`.
     pub fn new(me: impl Into<String>, state_dir: impl Into<PathBuf>) -> Sweeper {
-        Sweeper { me: me.into(), state_dir: state_dir.into(), seen: HashSet::new() }
+        Sweeper {
+            me: me.into(),
+            state_dir: state_dir.into(),
+            seen: HashSet::new(),
+            volumes_seen: HashSet::new(),
+        }
     }
 
     /// Looks once, and removes what was seen the time before too. Also removes the files of dead
@@ -128,7 +134,40 @@ impl Sweeper {
                 Err(error) => swept.failed.push((id, error)),
             }
         }
+        match self.sweep_volumes(engine).await {
+            Ok(waiting) => swept.waiting += waiting,
+            Err(error) => tracing::debug!(%error, "volumes were not looked for"),
+        }
         Ok(swept)
+    }
+
+    /// The same for volumes that outlived their container, which only a failing engine leaves: they
+    /// count as its dead container. Gives how many were seen for the first time.
+    async fn sweep_volumes(&mut self, engine: &dyn Engine) -> Result<usize, EngineError> {
+        let left = engine.leftovers(label::OWNER).await?.into_iter();
+        let listed: Vec<Listed> = left
+            .map(|Leftover { name, labels }| Listed {
+                id: ContainerId(name),
+                labels,
+                state: "dead".to_owned(),
+            })
+            .collect();
+        let owners = self.ask_for(&listed).await;
+        let asker = Asker { me: &self.me, now: jiff::Timestamp::now() };
+        let alive = |label: &str| owners.get(label).copied().unwrap_or(Alive::Unknown);
+        let sighting = orphans(&listed, asker, &self.volumes_seen, |_| false, alive);
+        self.volumes_seen = sighting.seen;
+        let waiting = self.volumes_seen.len() - sighting.remove.len();
+        for volume in sighting.remove {
+            match engine.remove_leftover(&volume.0).await {
+                Ok(()) => {
+                    self.volumes_seen.remove(&volume);
+                    tracing::info!(volume = %volume.0, "removed a volume whose container is gone");
+                }
+                Err(error) => tracing::warn!(%error, "a volume could not be removed"),
+            }
+        }
+        Ok(waiting)
     }
 
     /// Whether each owner in the list lives. The locks are tried after the list was made, so that

@@ -90,7 +90,7 @@ async fn what_the_engine_says_is_noted_also_after_its_connection_was_cut() {
     engine.tell(event(1, Happened::Paused));
     engine.tell(event(1, Happened::Ended));
     engine.tell(event(3, Happened::Ended));
-    assert!(one.told().await.contains("paused"));
+    assert!(sentence(one.told().await).contains("paused"));
     assert_eq!(two.get(), None);
     // Gone for an hour: asked again and again, but not all the time.
     engine.set(Verb::Events, Manner::Gone);
@@ -101,7 +101,7 @@ async fn what_the_engine_says_is_noted_also_after_its_connection_was_cut() {
     engine.set(Verb::Events, Manner::Ok);
     connected().await;
     engine.tell(event(2, Happened::OutOfMemory));
-    assert!(two.told().await.contains("memory"));
+    assert!(sentence(two.told().await).contains("memory"));
     drop(watching);
     while engine.watchers() > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;
