@@ -9,6 +9,9 @@
     reason = "helpers of tests"
 )]
 
+#[path = "engine/events.rs"]
+mod events;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
