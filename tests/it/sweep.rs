@@ -170,7 +170,8 @@ async fn a_dead_container_is_removed_once_the_engine_can() {
     } else {
         println!("left out: the engine's files are out of reach");
     }
-    assert!(reap(server.home.path()).iter().any(|id| planted.id.starts_with(id.as_str())));
+    // By this look or by that of another server, whichever comes first.
+    reap(server.home.path());
     planted.must_be_gone();
     server.stop().await;
 }
