@@ -4,8 +4,8 @@
 //! chose, and no link that was planted meanwhile, leads out of it. What is renamed or removed is
 //! always a name in a directory that was opened this way.
 
-use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
+mod looking;
+
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -17,6 +17,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+pub use self::looking::Looking;
 use super::apply::kill::point;
 use super::change::{BaseNode, ContentHash, LinkTarget, Stamp};
 use super::conflict::HostNow;
@@ -226,12 +227,27 @@ impl Host {
         changing(|| renameat_with(from, one.name(), &to, other.name(), RenameFlags::EXCHANGE))
     }
 
-    /// Renames without ever replacing anything.
+    /// Renames what is at a name of the user's to one of ours, which nobody else uses, without
+    /// replacing anything. It is always one step: between a link and a removal the user may rename
+    /// something else to `from`, and that would be removed.
+    ///
+    /// # Errors
+    ///
+    /// `EEXIST` if something is there.
+    pub fn set_aside(&self, from: &RelPath, to: &RelPath) -> Result<(), Errno> {
+        self.rename(from, to, false)
+    }
+
+    /// Renames what is at a name of ours, which nobody else uses, without ever replacing anything.
     ///
     /// # Errors
     ///
     /// `EEXIST` if something is there.
     pub fn rename_new(&self, from: &RelPath, to: &RelPath) -> Result<(), Errno> {
+        self.rename(from, to, self.features.links)
+    }
+
+    fn rename(&self, from: &RelPath, to: &RelPath, links: bool) -> Result<(), Errno> {
         let new = self.parent_to_write(to)?;
         let other_parent = if same_parent(from, to) { None } else { Some(self.parent(from)?) };
         let old = other_parent.as_ref().unwrap_or(&new);
@@ -244,15 +260,15 @@ impl Host {
             }
         }
         // A hard link is as good: it replaces nothing either.
-        if self.features.links {
+        if links {
             match changing(|| linkat(old, from.name(), &new, to.name(), AtFlags::empty())) {
                 Ok(()) => return changing(|| unlinkat(old, from.name(), AtFlags::empty())),
                 Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::INVAL) => {}
                 Err(error) => return Err(error),
             }
         }
-        // Directories everywhere, and files where there are no hard links. A directory replaces
-        // only an empty one; for files this is the one place where a gap stays.
+        // What is set aside, directories everywhere, and files where there are no hard links. A
+        // directory replaces only an empty one; for files this is the one place where a gap stays.
         match statat(&new, to.name(), AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => changing(|| renameat(old, from.name(), &new, to.name())),
             Ok(_) => Err(Errno::EXIST),
@@ -345,79 +361,6 @@ pub(super) fn folded(name: &[u8]) -> String {
 fn same_parent(one: &RelPath, other: &RelPath) -> bool {
     let parent = |path: &RelPath| path.as_bytes().len() - path.name().len();
     one.as_bytes()[..parent(one)] == other.as_bytes()[..parent(other)]
-}
-
-/// Looks at many paths in order, without opening a directory for each.
-#[derive(Debug)]
-pub struct Looking<'a> {
-    host: &'a Host,
-    /// The directory of the last path, with its slash.
-    last: Option<(Vec<u8>, OwnedFd)>,
-    /// The names in directories that were asked about.
-    names: HashMap<Option<RelPath>, HashSet<Vec<u8>>>,
-}
-
-impl<'a> Looking<'a> {
-    /// Begins.
-    pub fn at(host: &'a Host) -> Self {
-        Self { host, last: None, names: HashMap::new() }
-    }
-
-    /// As [`Host::is_spelled_so`], but each directory is read once.
-    ///
-    /// # Errors
-    ///
-    /// Where the directory cannot be read.
-    pub fn is_spelled_so(&mut self, path: &RelPath) -> Result<bool, Errno> {
-        let names = match self.names.entry(path.parent()) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => {
-                let mut names = HashSet::new();
-                for entry in rustix::fs::Dir::read_from(self.host.parent(path)?)? {
-                    names.insert(entry?.file_name().to_bytes().to_vec());
-                }
-                new.insert(names)
-            }
-        };
-        Ok(names.contains(path.name()))
-    }
-
-    /// What is at a path now. A file whose stamp, size and mode are those of `base` is taken for
-    /// it and not read.
-    ///
-    /// # Errors
-    ///
-    /// As [`Host::look`].
-    pub fn look(&mut self, path: &RelPath, base: Option<&BaseNode>) -> io::Result<HostNow> {
-        let stat = match self.stat(path) {
-            Err(Errno::NOENT) => return Ok(HostNow::Absent),
-            other => other?,
-        };
-        match base {
-            Some(base) if is_version(base, &stat) => Ok(HostNow::Node(base.clone())),
-            _ => self.host.look(path),
-        }
-    }
-
-    fn stat(&mut self, path: &RelPath) -> Result<Stat, Errno> {
-        let name = path.name().len();
-        let parent = &path.as_bytes()[..path.as_bytes().len() - name];
-        if self.last.as_ref().is_none_or(|(last, _)| *last != parent) {
-            let directory = self.host.directory(path.parent().as_ref())?;
-            self.last = Some((parent.to_vec(), directory));
-        }
-        match &self.last {
-            Some((_, parent)) => statat(parent, path.name(), AtFlags::SYMLINK_NOFOLLOW),
-            None => Err(Errno::NOENT),
-        }
-    }
-}
-
-fn is_version(base: &BaseNode, stat: &Stat) -> bool {
-    base.stamp == Some(stamp(stat))
-        && u64::try_from(stat.st_size) == Ok(base.size)
-        && FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-        && stat.st_mode & 0o7777 == base.mode
 }
 
 /// Which version of a file a stat found.

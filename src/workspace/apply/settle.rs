@@ -132,7 +132,7 @@ impl Work {
 
     /// Removes what was added, unless the user saved over it; `temp` is a name for the moment.
     pub(super) fn take_back(&mut self, target: &RelPath, temp: &RelPath, ours: &BaseNode) {
-        match self.host.rename_new(target, temp) {
+        match self.host.set_aside(target, temp) {
             Ok(()) => {}
             Err(Errno::NOENT | Errno::NOTDIR) => return,
             Err(error) => return self.leave(target, "cannot be removed again", error),

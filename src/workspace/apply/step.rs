@@ -177,7 +177,7 @@ impl Work {
         if base.kind == NodeKind::Directory && !self.host.is_empty(&op.path)? {
             return Err(Stop::StaysHome);
         }
-        self.host.rename_new(&op.path, aside)?;
+        self.host.set_aside(&op.path, aside)?;
         match self.verify(aside, &op.path, base) {
             Ok((lease, image)) => {
                 let displaced = self.displaced(&op.path, aside, base, lease);
