@@ -167,13 +167,13 @@ mod tests {
         };
         for (network, words) in [
             (network(Network::None, &[]), "no network except the way to the model."),
-            (network(Network::None, &["crates.io"]), "to the model and to crates.io."),
+            (network(Network::None, &["crates.example"]), "to the model and to crates.example."),
             (network(Network::Bridge, &[]), "The container has a network."),
         ] {
             let text = instructions(&network);
             assert!(text.contains(words) && text.len() < 2048, "{text}");
         }
-        assert!(container(&network(Network::None, &["crates.io"])).contains("crates.io"));
+        assert!(container(&network(Network::None, &["crates.example"])).contains("crates.example"));
         assert!(container(&network(Network::Host, &[])).contains("host's network"));
     }
 }

@@ -217,14 +217,14 @@ mod tests {
     fn the_line_that_is_told_allows_what_was_refused_and_what_was_allowed() {
         let decisions = Decisions::new();
         for _ in 0..3 {
-            decisions.add(name("crates.io"), Some(443), Decision::Denied, Reason::NotListed);
+            decisions.add(name("crates.example"), Some(443), Decision::Denied, Reason::NotListed);
         }
         decisions.add(name("b.example"), Some(8443), Decision::Denied, Reason::NotListed);
         decisions.add(name("a.example"), Some(443), Decision::Allowed, Reason::Listed);
         let report = decisions.report();
-        assert_eq!(report.denied_hosts(), ["b.example:8443", "crates.io"]);
+        assert_eq!(report.denied_hosts(), ["b.example:8443", "crates.example"]);
         let notes = report.notes(&["a.example".to_owned()]).join("\n");
-        let line = "network.allow_hosts = [\"a.example\", \"b.example:8443\", \"crates.io\"]";
+        let line = "network.allow_hosts = [\"a.example\", \"b.example:8443\", \"crates.example\"]";
         assert!(notes.contains(line), "{notes}");
         let counts: Vec<_> = report.decisions.iter().map(|decided| decided.count).collect();
         assert_eq!(counts, [1, 1, 3]);

@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn names_are_compared_in_one_form() {
-        for text in ["crates.io", "CRATES.io", "Crates.IO."] {
-            assert_eq!(HostName::parse(text).unwrap().as_str(), "crates.io");
+        for text in ["crates.example", "CRATES.example", "Crates.EXAMPLE."] {
+            assert_eq!(HostName::parse(text).unwrap().as_str(), "crates.example");
         }
         for text in ["a", "a_b.c-d.e1", "xn--bcher-kva.example", "1.example", "0xg"] {
             HostName::parse(text).unwrap();

@@ -58,7 +58,7 @@ impl Rule {
     fn parse(entry: &str) -> Result<Self, String> {
         if entry.contains("://") || entry.contains('/') {
             return Err("has a scheme or a path; write the host's name alone, such as \
-                        \"crates.io\" or \"example.com:8443\""
+                        \"crates.example\" or \"example.com:8443\""
                 .to_owned());
         }
         // An IPv6 address has colons of its own.
@@ -124,25 +124,25 @@ mod tests {
     #[test]
     fn entries_stand_for_names_and_ports() {
         for (entry, host, port, want) in [
-            ("crates.io", "crates.io", 443, true),
-            ("Crates.IO.", "cRATES.io", 443, true),
-            ("crates.io", "CRATES.IO.", 443, true),
-            ("crates.io", "crates.io", 80, false),
-            ("crates.io", "static.crates.io", 443, false),
-            ("crates.io", "evilcrates.io", 443, false),
-            ("crates.io:8443", "crates.io", 8443, true),
-            ("crates.io:8443", "crates.io", 443, false),
-            ("*.crates.io", "static.crates.io", 443, true),
-            ("*.crates.io", "a.b.crates.io", 443, true),
-            ("*.crates.io", "crates.io", 443, false),
-            ("*.crates.io", "evilcrates.io", 443, false),
-            ("*.crates.io", "crates.io.evil.example", 443, false),
-            ("*.crates.io:80", "a.crates.io", 80, true),
-            ("*.crates.io:80", "a.crates.io", 443, false),
+            ("crates.example", "crates.example", 443, true),
+            ("Crates.EXAMPLE.", "cRATES.example", 443, true),
+            ("crates.example", "CRATES.EXAMPLE.", 443, true),
+            ("crates.example", "crates.example", 80, false),
+            ("crates.example", "static.crates.example", 443, false),
+            ("crates.example", "evilcrates.example", 443, false),
+            ("crates.example:8443", "crates.example", 8443, true),
+            ("crates.example:8443", "crates.example", 443, false),
+            ("*.crates.example", "static.crates.example", 443, true),
+            ("*.crates.example", "a.b.crates.example", 443, true),
+            ("*.crates.example", "crates.example", 443, false),
+            ("*.crates.example", "evilcrates.example", 443, false),
+            ("*.crates.example", "crates.example.evil.example", 443, false),
+            ("*.crates.example:80", "a.crates.example", 80, true),
+            ("*.crates.example:80", "a.crates.example", 443, false),
         ] {
             assert_eq!(allowed(&[entry], host, port), want, "{entry} {host}:{port}");
         }
-        assert!(!allowed(&[], "crates.io", 443));
+        assert!(!allowed(&[], "crates.example", 443));
         assert!(allowed(&["a.example", "b.example"], "b.example", 443));
     }
 
@@ -156,13 +156,13 @@ mod tests {
             ("*.*.example.com", "elsewhere"),
             ("a.*.example.com", "elsewhere"),
             ("*a.example.com", "elsewhere"),
-            ("https://crates.io", "scheme"),
-            ("crates.io/api", "path"),
-            ("crates.io:", "port"),
-            ("crates.io:0", "port"),
-            ("crates.io:65536", "port"),
-            ("crates.io:+80", "port"),
-            ("crates.io:https", "port"),
+            ("https://crates.example", "scheme"),
+            ("crates.example/api", "path"),
+            ("crates.example:", "port"),
+            ("crates.example:0", "port"),
+            ("crates.example:65536", "port"),
+            ("crates.example:+80", "port"),
+            ("crates.example:https", "port"),
             ("a:b:c", "port"),
             ("a..b", "label"),
             ("1.2.3.4", "address"),
@@ -170,8 +170,8 @@ mod tests {
             ("*.1.2.3", "address"),
             ("::1", "address"),
             ("[::1]:443", "address"),
-            ("user@crates.io", "characters"),
-            ("crates.io ", "characters"),
+            ("user@crates.example", "characters"),
+            ("crates.example ", "characters"),
             ("bücher.example", "xn--"),
         ] {
             let error = rules(&["ok.example", entry]).unwrap_err();

@@ -123,10 +123,10 @@ fn recorded(server: &Server, result: &Value) -> Value {
 async fn a_host_that_is_not_allowed_is_told_with_the_line_that_allows_it() {
     need_engine!();
     let script = Script::always(commands(&[
-        curl("https://crates.io/api"),
-        curl("https://crates.io/again"),
+        curl("https://crates.example/api"),
+        curl("https://crates.example/again"),
         curl("http://plain.example/"),
-        "python3 -c 'import urllib.request as u; u.urlopen(\"https://pypi.org/simple/\")' | tail -1"
+        "python3 -c 'import urllib.request as u; u.urlopen(\"https://python.example/simple/\")' | tail -1"
             .into(),
         "git ls-remote https://github.com/x/y".into(),
         "env | grep -i proxy | sort".into(),
@@ -139,10 +139,10 @@ async fn a_host_that_is_not_allowed_is_told_with_the_line_that_allows_it() {
     assert_eq!(result["success"], true, "{result}");
     let out = server.read("out.txt");
     assert!(out.contains("403"), "{out}");
-    let denied = ["crates.io", "github.com", "plain.example:80", "pypi.org"];
+    let denied = ["crates.example", "github.com", "plain.example:80", "python.example"];
     // Nothing that Codex itself asks for is among them.
     assert_eq!(result["denied_hosts"], json!(denied), "{result}\n{out}");
-    let line = "network.allow_hosts = [\"crates.io\", \"github.com\", \"pypi.org\"]";
+    let line = "network.allow_hosts = [\"crates.example\", \"github.com\", \"python.example\"]";
     let text = answer["result"]["content"][0]["text"].as_str().unwrap();
     assert!(text.contains(line) && result["notes"].to_string().contains("https"), "{text}");
     let record = recorded(&server, &result);

@@ -228,15 +228,15 @@ fn a_file_that_was_named_must_exist() {
 fn hosts_that_cannot_be_allowed_are_refused_with_their_line() {
     for (lines, words) in [
         (
-            "allow_hosts = [\"ok.example\", \"https://crates.io\"]",
-            "c.toml:2: network.allow_hosts has \"https://crates.io\"",
+            "allow_hosts = [\"ok.example\", \"https://crates.example\"]",
+            "c.toml:2: network.allow_hosts has \"https://crates.example\"",
         ),
         ("allow_hosts = [\"*\"]", "c.toml:2: network.allow_hosts has \"*\""),
         ("allow_hosts = [\"10.0.0.1\"]", "is an address"),
         ("mode = \"container:abc\"", "c.toml:2: network.mode must be"),
         ("mode = \"\"", "c.toml:2: network.mode must be"),
         (
-            "mode = \"bridge\"\nallow_hosts = [\"crates.io\"]",
+            "mode = \"bridge\"\nallow_hosts = [\"crates.example\"]",
             "c.toml:3: network.allow_hosts limits nothing",
         ),
     ] {
