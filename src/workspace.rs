@@ -48,6 +48,8 @@ mod fixture;
 #[cfg(feature = "host")]
 pub mod git;
 #[cfg(feature = "host")]
+pub mod held;
+#[cfg(feature = "host")]
 mod hex;
 #[cfg(feature = "host")]
 pub mod host;

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::container::Starter;
+use mcp_codex_orchestrator::keeper::wire::PutRequest;
 use mcp_codex_orchestrator::pool::Pool;
 use tokio::io::AsyncWriteExt;
 
@@ -86,7 +87,7 @@ async fn change(lease: &mut Lease) -> Result<(), Failed> {
         header.set_size(6);
         tar.append_data(&mut header, format!("file-{index}"), &b"before"[..])?;
     }
-    let mut put = lease.container().keeper().put().await?;
+    let mut put = lease.container().keeper().put(PutRequest::default()).await?;
     put.write_all(&tar.into_inner()?).await?;
     put.finish().await?;
     program(lease, &["/bin/sh", "-c", "for file in file-*; do echo after > $file; done"]).await

@@ -15,6 +15,7 @@ use crate::keeper::wire::{ArmRequest, Fingerprint, ResetRequest};
 use crate::network;
 use crate::pool::owner::Owner;
 use crate::pool::source::{Findings, Pooled, Source, StartError};
+use crate::workspace::held::Held;
 
 use super::health::{Mark, Marks, sentence, watch};
 use super::{KEEPER, check_image, check_posture, spec};
@@ -41,6 +42,8 @@ pub struct ArmedContainer {
     /// See [`ArmedContainer::gateway_port`].
     gateway_port: Option<u16>,
     fingerprint: Fingerprint,
+    /// What the workspace in it holds; nothing is known to be there without.
+    held: Option<Held>,
     /// What the engine said against it.
     mark: Arc<Mark>,
     findings: Findings,
@@ -81,6 +84,17 @@ impl ArmedContainer {
         tokio::time::timeout(EVENT_WAIT, self.mark.told()).await.ok().map(sentence)
     }
 
+    /// What it holds of a workspace.
+    pub fn held(&self) -> Option<&Held> {
+        self.held.as_ref()
+    }
+
+    /// Notes what it holds now; `None` before anything is put, since a put that fails leaves nothing
+    /// that is known.
+    pub fn set_held(&mut self, held: Option<Held>) {
+        self.held = held;
+    }
+
     /// The connections that programs in it make.
     pub fn incoming(&mut self) -> &mut Incoming {
         &mut self.incoming
@@ -119,7 +133,10 @@ impl Pooled for ArmedContainer {
     fn reset(&mut self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async {
             // The pool leases it for one workspace only, which is what allows to keep build state.
-            let reset = ResetRequest { keep_ignored: self.origin.profile.keep_ignored };
+            let reset = ResetRequest {
+                keep_ignored: self.origin.profile.keep_ignored,
+                keep_tree: self.held.is_some(),
+            };
             let report = tokio::time::timeout(RESET_TIMEOUT, self.keeper.reset_with(reset))
                 .await
                 .map_err(|_| format!("it took longer than {} s", RESET_TIMEOUT.as_secs()))?
@@ -132,6 +149,9 @@ impl Pooled for ArmedContainer {
                 let port = report.ports.first().copied();
                 self.gateway_port = Some(port.ok_or("it does not say where it listens")?);
             }
+            let (held, tree) = (self.held.take(), report.tree);
+            self.held =
+                held.zip(tree).map(|(held, tree)| held.after_reset(tree, report.kept.clone()));
             if !report.kept.is_empty() {
                 tracing::debug!(container = %self.id, kept = ?report.kept, "build state stays");
             }
@@ -243,6 +263,7 @@ impl Starter {
             incoming,
             gateway_port,
             fingerprint: armed.fingerprint,
+            held: None,
             findings,
             mark,
             origin,
@@ -354,7 +375,8 @@ impl ArmedContainer {
         let profile = Arc::new(Profile::harmless());
         let origin = Origin { profile, image: String::new() };
         let now = Arc::new(Mutex::new(origin.clone()));
-        Self { id, keeper, incoming, gateway_port: None, fingerprint, mark, findings, origin, now }
+        let (gateway_port, held) = (None, None);
+        Self { id, keeper, incoming, gateway_port, fingerprint, held, mark, findings, origin, now }
     }
 }
 

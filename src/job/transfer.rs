@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
-use crate::keeper::wire::{CollectReport, CollectRequest};
+use crate::keeper::wire::{CollectReport, CollectRequest, PutRequest};
 use crate::record::Record;
 use crate::workspace::change::ChangeSet;
 use crate::workspace::classify::classify;
@@ -40,7 +40,7 @@ pub(super) async fn send_workspace(
     let over = CancellationToken::new();
     let _over = over.clone().drop_guard();
     let sending = async {
-        let put = keeper.put().await.map_err(keeper_failure)?;
+        let put = keeper.put(PutRequest::default()).await.map_err(keeper_failure)?;
         let (snapshot, put) = blocking(move || {
             // Held until all is read, so that no other run's changes are half in what is sent.
             let _turn = turn::unless(&over, lock::read, &state_dir, &workspace, lock_timeout)

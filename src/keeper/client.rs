@@ -39,8 +39,8 @@ use super::frame::{FrameError, FrameReader, FrameWriter, Kind};
 use super::mux::{self, Opener, Side, Stream};
 use super::silence::Silence;
 use super::wire::{
-    ArmRequest, Armed, CollectRequest, EndReport, Fingerprint, Hello, PROTOCOL, Request,
-    ResetReport, ResetRequest, SpawnRequest,
+    ArmRequest, Armed, CollectRequest, EndReport, Fingerprint, Hello, PROTOCOL, PutRequest,
+    Request, ResetReport, ResetRequest, SpawnRequest,
 };
 use crate::engine::ByteStream;
 
@@ -223,13 +223,13 @@ impl Keeper {
         self.call(&Request::Arm(request)).await
     }
 
-    /// Begins to write a tree into the empty workspace.
+    /// Begins to write a tree into the workspace.
     ///
     /// # Errors
     ///
     /// See [`KeeperError`]; what the keeper refuses comes with [`Put::finish`].
-    pub async fn put(&self) -> Result<Put, KeeperError> {
-        let (frames, writer) = self.open(&Request::Put).await?;
+    pub async fn put(&self, request: PutRequest) -> Result<Put, KeeperError> {
+        let (frames, writer) = self.open(&Request::Put(request)).await?;
         Ok(Put::new(frames, writer, self.shared.lost.clone()))
     }
 

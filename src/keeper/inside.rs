@@ -38,8 +38,8 @@ mod wanted;
 use std::io::{Read, Write};
 
 use super::wire::{
-    ArmRequest, Armed, CollectReport, CollectRequest, PutReport, ResetReport, ResetRequest,
-    SpawnRequest,
+    ArmRequest, Armed, CollectReport, CollectRequest, PutReport, PutRequest, ResetReport,
+    ResetRequest, SpawnRequest,
 };
 
 /// Why the keeper does not do what it was asked: a sentence for the host.
@@ -73,8 +73,9 @@ impl<T, E: std::fmt::Display> Doing<T> for Result<T, E> {
 pub trait Inside: Send + Sync + 'static {
     /// Prepares the writable places and reads what is in force.
     fn arm(&self, request: &ArmRequest) -> Result<Armed, Refusal>;
-    /// Writes a tree from a tar stream into the empty workspace.
-    fn put(&self, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal>;
+    /// Writes a tree from a tar stream into the empty workspace, or what differs into the tree that it
+    /// holds.
+    fn put(&self, request: &PutRequest, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal>;
     /// Waits until a change made from now on can be told from what was put.
     fn settle(&self) -> Result<(), Refusal>;
     /// The program of a request, ready to be started as uid 1000 in a session of its own. Writes

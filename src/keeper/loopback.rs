@@ -17,7 +17,7 @@ use super::mux::{self, Side};
 use super::silence::Silence;
 use super::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, ExitReport, Fingerprint, Hello, PROTOCOL,
-    Posture, PutReport, Request, ResetReport, ResetRequest, SpawnRequest,
+    Posture, PutReport, PutRequest, Request, ResetReport, ResetRequest, SpawnRequest,
 };
 
 /// Counts what is put, collects zeros, runs programs as the user who runs the tests, and ends
@@ -30,13 +30,13 @@ impl Inside for Harmless {
         Ok(Armed { posture, fingerprint, ports: Vec::new() })
     }
 
-    fn put(&self, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
+    fn put(&self, _: &PutRequest, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
         let bytes =
             std::io::copy(tar, &mut std::io::sink()).map_err(|e| Refusal::new(e.to_string()))?;
         if bytes == 13 {
             return Err(Refusal::new("thirteen bytes are refused"));
         }
-        Ok(PutReport { entries: 0, bytes })
+        Ok(PutReport { bytes, ..PutReport::default() })
     }
 
     fn settle(&self) -> Result<(), Refusal> {
@@ -130,7 +130,7 @@ async fn both_directions_saturated_with_heartbeats_do_not_deadlock() {
         }
     };
     let put = async {
-        let mut put = keeper.put().await.unwrap();
+        let mut put = keeper.put(PutRequest::default()).await.unwrap();
         put.write_all(&vec![0; 8_000_000]).await.unwrap();
         put.finish().await.unwrap().bytes
     };
@@ -241,7 +241,7 @@ async fn a_pipe_held_open_by_a_process_left_behind_does_not_hold_the_report() {
 async fn operations_dropped_midway_leave_the_connection_whole() {
     let (keeper, _incoming, _served) = connect(300, quick()).await;
     for _ in 0..100 {
-        let mut put = keeper.put().await.unwrap();
+        let mut put = keeper.put(PutRequest::default()).await.unwrap();
         let bytes = [0; 100_000];
         let _ = tokio::time::timeout(Duration::from_micros(300), put.write_all(&bytes)).await;
         drop(put);
@@ -254,7 +254,7 @@ async fn operations_dropped_midway_leave_the_connection_whole() {
         let _ = tokio::time::timeout(Duration::from_micros(200), keeper.round_trip()).await;
     }
     keeper.round_trip().await.unwrap();
-    let mut put = keeper.put().await.unwrap();
+    let mut put = keeper.put(PutRequest::default()).await.unwrap();
     put.write_all(&[1; 100]).await.unwrap();
     assert_eq!(put.finish().await.unwrap().bytes, 100);
 }
@@ -262,7 +262,7 @@ async fn operations_dropped_midway_leave_the_connection_whole() {
 #[tokio::test]
 async fn refusals_come_as_sentences() {
     let (keeper, _incoming, _served) = connect(4096, quick()).await;
-    let mut put = keeper.put().await.unwrap();
+    let mut put = keeper.put(PutRequest::default()).await.unwrap();
     put.write_all(&[0; 13]).await.unwrap();
     let refused = put.finish().await.unwrap_err();
     assert_eq!(refused, KeeperError::Refused("thirteen bytes are refused".to_owned()));
@@ -300,7 +300,7 @@ async fn a_silent_host_is_given_up_after_its_limit_and_later_with_a_job() {
     for (job, at_least, at_most) in [(false, 15, 18), (true, 180, 184)] {
         let (keeper, _incoming, _served) = connect(4096, mute).await;
         if job {
-            let put = keeper.put().await.unwrap();
+            let put = keeper.put(PutRequest::default()).await.unwrap();
             put.finish().await.unwrap();
         }
         let started = tokio::time::Instant::now();

@@ -23,9 +23,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::path::RelPath;
+
 /// Version of this protocol. The image carries it as a label and the keeper tells it in
 /// [`Hello`]; any other is refused with the command that rebuilds the image.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// uid and gid of Codex and all it starts.
 pub const USER: u32 = 1000;
@@ -36,6 +38,9 @@ pub const WORKSPACE: &str = "/app";
 /// The kind of a tar entry that takes a file of the same put back: the host had begun to send it
 /// and could not finish.
 pub const WITHDRAWN: u8 = b'W';
+
+/// The kind of a tar entry that takes away what a path held before this put, with all that is in it.
+pub const REMOVED: u8 = b'R';
 
 /// The port on the container's loopback interface at which Codex finds the gateway.
 pub const GATEWAY_PORT: u16 = 8787;
@@ -67,8 +72,8 @@ pub enum Request {
     },
     /// Prepare the writable places, start the listeners, read the posture.
     Arm(ArmRequest),
-    /// Write a tree into the empty workspace.
-    Put,
+    /// Write a tree into the empty workspace, or what differs into the tree that it holds.
+    Put(PutRequest),
     /// Run a program as [`USER`].
     Spawn(SpawnRequest),
     /// End every process but init and keeper.
@@ -153,12 +158,46 @@ impl Default for IgnoredLimits {
     }
 }
 
+/// Which tree is put.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutRequest {
+    /// The tree that the host takes the workspace to hold, by the number of the [`PutReport`] or
+    /// [`KeptTree`] that was told last; only what differs from it is put. `None`: the workspace holds
+    /// none. Anything else is refused.
+    #[serde(default)]
+    pub base: Option<u64>,
+    /// Absolute paths that are made links to [`WORKSPACE`] until the next reset, as far as they lie
+    /// in a place that is for such links.
+    #[serde(default)]
+    pub links: Vec<String>,
+}
+
 /// How a container is reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetRequest {
     /// Keep what a run built in ignored directories for the next tree that is put. It is for the
     /// same workspace only: the host must never put another one into this container.
     pub keep_ignored: bool,
+    /// Keep what was put and is still certainly what it was, likewise.
+    #[serde(default)]
+    pub keep_tree: bool,
+}
+
+/// What is left of a tree after a reset.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptTree {
+    /// Names it in [`PutRequest::base`]. Each change of the tree has a number of its own.
+    pub tree: u64,
+    /// What was put and is not in it any more, at most [`KeptTree::MAX_DROPPED`] paths; what lay in a
+    /// directory that is named is named too. `.git` and what is in it are among them.
+    pub dropped: Vec<RelPath>,
+    /// Bytes of the files that are left.
+    pub bytes: u64,
+}
+
+impl KeptTree {
+    /// A tree that lost more is not kept.
+    pub const MAX_DROPPED: usize = 10_000;
 }
 
 /// What a reset did.
@@ -168,6 +207,9 @@ pub struct ResetReport {
     pub fingerprint: Fingerprint,
     /// What was kept, the topmost paths with their sizes.
     pub kept: Vec<IgnoredTotal>,
+    /// The tree that was kept; `None` if the workspace holds none.
+    #[serde(default)]
+    pub tree: Option<KeptTree>,
     /// Where the listeners are now, as in [`Armed`].
     #[serde(default)]
     pub ports: Vec<u16>,
@@ -263,6 +305,9 @@ pub struct PutReport {
     pub entries: u64,
     /// Bytes of files written.
     pub bytes: u64,
+    /// Names the tree that the workspace holds now, in [`PutRequest::base`].
+    #[serde(default)]
+    pub tree: u64,
 }
 
 /// What `end` did.

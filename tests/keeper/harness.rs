@@ -8,7 +8,8 @@ use mcp_codex_orchestrator::keeper::client::{
     Incoming, Keeper, KeeperError, KeeperOptions, ProgramEvent,
 };
 use mcp_codex_orchestrator::keeper::wire::{
-    ArmRequest, Armed, CollectReport, CollectRequest, ExitReport, PROTOCOL, PutReport, SpawnRequest,
+    ArmRequest, Armed, CollectReport, CollectRequest, ExitReport, PROTOCOL, PutReport, PutRequest,
+    SpawnRequest,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
@@ -139,7 +140,7 @@ impl Contained {
     }
 
     pub(crate) async fn put(&self, tar: Vec<u8>) -> Result<PutReport, KeeperError> {
-        let mut put = self.keeper().put().await?;
+        let mut put = self.keeper().put(PutRequest::default()).await?;
         // A refusal midway shows here first and in `finish` with its sentence.
         let _ = put.write_all(&tar).await;
         put.finish().await

@@ -11,7 +11,7 @@ const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55\n";
 /// Ends everything and resets, keeping build state.
 async fn reset(container: &Contained) -> Result<ResetReport, Failure> {
     assert_eq!(container.keeper().end().await?.left, 0);
-    Ok(container.keeper().reset_with(ResetRequest { keep_ignored: true }).await?)
+    Ok(container.keeper().reset_with(ResetRequest { keep_ignored: true, keep_tree: false }).await?)
 }
 
 fn kept(report: &ResetReport) -> Vec<&str> {
@@ -293,7 +293,10 @@ async fn ten_thousand_kept_files_cost_a_walk_and_no_memory() -> Result<(), Failu
     for round in 0..3 {
         container.keeper().end().await?;
         let started = Instant::now();
-        let report = container.keeper().reset_with(ResetRequest { keep_ignored: true }).await?;
+        let report = container
+            .keeper()
+            .reset_with(ResetRequest { keep_ignored: true, keep_tree: false })
+            .await?;
         let reset = started.elapsed();
         assert_eq!((kept(&report), &report.fingerprint), (vec!["target/"], &armed.fingerprint));
         let started = Instant::now();

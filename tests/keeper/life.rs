@@ -4,7 +4,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::keeper::client::{Keeper, KeeperError, ProgramEvent};
-use mcp_codex_orchestrator::keeper::wire::{Limit, SpawnRequest};
+use mcp_codex_orchestrator::keeper::wire::{Limit, PutRequest, SpawnRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
@@ -297,7 +297,7 @@ async fn faults_are_told_by_name() -> Result<(), Failure> {
     while !matches!(program.next().await?, ProgramEvent::Exited(_)) {}
     assert_eq!(container.keeper().reset().await?, armed.fingerprint);
     // A put that is dropped midway: nothing is spawned until a reset.
-    let mut put = container.keeper().put().await?;
+    let mut put = container.keeper().put(PutRequest::default()).await?;
     put.write_all(&tree(&[("a", b"b")])[..700]).await?;
     put.flush().await?;
     drop(put);

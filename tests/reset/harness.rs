@@ -9,7 +9,7 @@ use mcp_codex_orchestrator::container::{ArmedContainer, Profile, Starter};
 use mcp_codex_orchestrator::engine::docker::{DockerEngine, Endpoint};
 use mcp_codex_orchestrator::engine::{Engine, Network};
 use mcp_codex_orchestrator::keeper::client::{KeeperError, ProgramEvent};
-use mcp_codex_orchestrator::keeper::wire::{ExitReport, SpawnRequest};
+use mcp_codex_orchestrator::keeper::wire::{ExitReport, PutRequest, SpawnRequest};
 use mcp_codex_orchestrator::pool::owner::Owner;
 use mcp_codex_orchestrator::pool::source::{Pooled, Source};
 use tempfile::TempDir;
@@ -153,7 +153,7 @@ impl Armed {
             header.set_mtime(1_700_000_000);
             tar.append_data(&mut header, path, text.as_bytes())?;
         }
-        let mut put = self.container.keeper().put().await?;
+        let mut put = self.container.keeper().put(PutRequest::default()).await?;
         put.write_all(&tar.into_inner()?).await?;
         put.finish().await?;
         Ok(())

@@ -6,8 +6,8 @@
 
 use super::KeeperError;
 use crate::keeper::wire::{
-    Armed, CollectReport, EndReport, ExitReport, Fingerprint, Hello, IgnoredTotal, Posture,
-    PutReport, ResetReport,
+    Armed, CollectReport, EndReport, ExitReport, Fingerprint, Hello, IgnoredTotal, KeptTree,
+    Posture, PutReport, ResetReport,
 };
 use crate::path::RelPath;
 
@@ -156,7 +156,10 @@ impl Said for ResetReport {
         kept.truncate(MAX_IGNORED);
         check_totals(&kept)?;
         let ports = some_ports(self.ports)?;
-        Ok(Self { fingerprint: self.fingerprint.checked()?, kept, ports })
+        if self.tree.as_ref().is_some_and(|tree| tree.dropped.len() > KeptTree::MAX_DROPPED) {
+            return Err(KeeperError::corrupt("a tree that lost more than a tree may lose"));
+        }
+        Ok(Self { fingerprint: self.fingerprint.checked()?, kept, ports, tree: self.tree })
     }
 }
 

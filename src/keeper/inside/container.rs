@@ -16,8 +16,8 @@ use super::{
     private, process, put, reset, sys, user,
 };
 use crate::keeper::wire::{
-    ArmRequest, Armed, CollectReport, CollectRequest, PutReport, ResetReport, ResetRequest,
-    SpawnRequest, WORKSPACE,
+    ArmRequest, Armed, CollectReport, CollectRequest, PutReport, PutRequest, ResetReport,
+    ResetRequest, SpawnRequest, WORKSPACE,
 };
 
 /// File systems whose inode numbers and ctimes can be relied on, by `statfs`: every write and every
@@ -98,7 +98,7 @@ impl Container {
         let mut state = self.state.lock();
         state.tree = Tree::Empty;
         state.aside = aside;
-        Ok(ResetReport { fingerprint, kept, ports: Vec::new() })
+        Ok(ResetReport { fingerprint, kept, ..ResetReport::default() })
     }
 
     /// Notes what a job that begins now must leave free.
@@ -131,8 +131,11 @@ impl Inside for Container {
         Ok(Armed { posture: posture::read(tried)?, fingerprint, ports: Vec::new() })
     }
 
-    fn put(&self, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
+    fn put(&self, request: &PutRequest, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
         self.require_rest()?;
+        if request.base.is_some() {
+            return Err(Refusal::new("the workspace holds another tree; reset first"));
+        }
         let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
         let kind = rustix::fs::fstatfs(&root).doing("look at the workspace")?.f_type;
         let reliable = RELIABLE.contains(&kind);

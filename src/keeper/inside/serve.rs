@@ -28,8 +28,8 @@ use crate::keeper::frame::{FrameReader, FrameWriter, Kind, MAX_DATA};
 use crate::keeper::mux::{self, Opener, Side, Stream};
 use crate::keeper::silence::Silence;
 use crate::keeper::wire::{
-    ArmRequest, Armed, CollectRequest, EndReport, Hello, PROTOCOL, PutReport, Request, ResetReport,
-    ResetRequest, SpawnRequest,
+    ArmRequest, Armed, CollectRequest, EndReport, Hello, PROTOCOL, PutReport, PutRequest, Request,
+    ResetReport, ResetRequest, SpawnRequest,
 };
 
 /// Rounds of killing at most, and the pause between two.
@@ -117,8 +117,8 @@ impl<I: Inside> Core<I> {
             Request::Arm(request) => reply(&mut writer, self.arm(request).await).await,
             Request::End => reply(&mut writer, self.end().await).await,
             Request::Reset(request) => reply(&mut writer, self.reset(request).await).await,
-            Request::Put => {
-                let done = self.put(reader).await;
+            Request::Put(request) => {
+                let done = self.put(request, reader).await;
                 reply(&mut writer, done).await;
             }
             Request::Collect(request) => self.collect(request, &mut writer).await,
@@ -174,12 +174,16 @@ impl<I: Inside> Core<I> {
         Ok(ResetReport { ports, ..report })
     }
 
-    async fn put(self: &Arc<Self>, mut reader: Reader) -> Result<PutReport, Refusal> {
+    async fn put(
+        self: &Arc<Self>,
+        request: PutRequest,
+        mut reader: Reader,
+    ) -> Result<PutReport, Refusal> {
         let _tree = self.tree.lock().await;
         self.job.store(true, Ordering::Relaxed);
         let (chunks, received) = mpsc::channel::<Chunk>(CHUNKS);
         let inside = Arc::clone(&self.inside);
-        let work = blocking(move || inside.put(&mut ChunkReader::new(received)));
+        let work = blocking(move || inside.put(&request, &mut ChunkReader::new(received)));
         let feed = async move {
             loop {
                 let chunk = match reader.next().await {
