@@ -26,6 +26,7 @@ pub mod posture;
 mod private;
 pub mod process;
 pub mod put;
+mod remove;
 pub mod reset;
 pub mod serve;
 pub mod spawn;

@@ -379,7 +379,9 @@ mod tests {
         tar.append_link(&mut header, "l", "b").unwrap();
         let tar = tar.into_inner().unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
-        let (manifest, _) = put::write(root.as_fd(), &mut &tar[..], true, None).unwrap();
+        let manifest = put::write(root.as_fd(), &mut &tar[..], true, Manifest::default(), None)
+            .unwrap()
+            .manifest;
         change(place.path());
         let mut out = Vec::new();
         let report = read(root.as_fd(), &manifest, None, limits, &mut out)?;

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -43,6 +44,8 @@ struct State {
     /// Of the writable places, for the job that runs.
     floors: Vec<places::Floor>,
     tree: Tree,
+    /// Trees so far, each change of one counted.
+    trees: u64,
     /// Build state for the next tree; only while there is none.
     aside: Option<Aside>,
 }
@@ -55,8 +58,34 @@ enum Tree {
     Empty,
     /// A tree that was not put whole.
     Broken,
-    /// What was put, whether its inodes and ctimes count, and the clock before the first program.
-    Put { manifest: std::sync::Arc<Manifest>, reliable: bool, clock: Option<Time> },
+    /// What was put, its number, whether its inodes and ctimes count, and the clock before the first
+    /// program.
+    Put { manifest: Arc<Manifest>, number: u64, reliable: bool, clock: Option<Time> },
+}
+
+impl State {
+    /// Takes what is in the workspace, for a put on `base`. It counts as broken until all is put.
+    fn begin(&mut self, base: Option<u64>) -> Result<(Arc<Manifest>, Option<Aside>), Refusal> {
+        let tree = match (&mut self.tree, base) {
+            (Tree::Empty, None) => Arc::default(),
+            (Tree::Put { manifest, number, clock: None, .. }, Some(base)) if *number == base => {
+                std::mem::take(manifest)
+            }
+            (_, None) => {
+                return Err(Refusal::new("the workspace holds a tree already; reset first"));
+            }
+            (_, Some(_)) => {
+                return Err(Refusal::new("the workspace holds another tree; reset first"));
+            }
+        };
+        self.tree = Tree::Broken;
+        Ok((tree, self.aside.take()))
+    }
+
+    fn next_tree(&mut self) -> u64 {
+        self.trees += 1;
+        self.trees
+    }
 }
 
 impl Container {
@@ -133,30 +162,27 @@ impl Inside for Container {
 
     fn put(&self, request: &PutRequest, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
         self.require_rest()?;
-        if request.base.is_some() {
-            return Err(Refusal::new("the workspace holds another tree; reset first"));
-        }
         let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
         let kind = rustix::fs::fstatfs(&root).doing("look at the workspace")?.f_type;
         let reliable = RELIABLE.contains(&kind);
-        if !matches!(self.state.lock().tree, Tree::Empty) {
-            return Err(Refusal::new("the workspace holds a tree already; reset first"));
-        }
-        let aside = {
-            let mut state = self.state.lock();
-            state.tree = Tree::Broken;
-            state.aside.take()
-        };
+        let (base, aside) = self.state.lock().begin(request.base)?;
         self.raise_floors()?;
         let name = aside.as_ref().map(Aside::name);
-        let (manifest, report) = user::as_user(|| put::write(root.as_fd(), tar, !reliable, name))?;
+        // Alone: whoever else held it has ended with what it did.
+        let base = Arc::try_unwrap(base).unwrap_or_else(|base| (*base).clone());
+        let written = user::as_user(|| put::write(root.as_fd(), tar, !reliable, base, name))?;
         if let Some(aside) = aside {
-            aside.bring_back(root.as_fd(), &manifest).doing("bring back kept build state")?;
+            aside
+                .bring_back(root.as_fd(), &written.manifest, &written.removed)
+                .doing("bring back kept build state")?;
         }
-        let manifest = std::sync::Arc::new(manifest);
-        self.state.lock().tree = Tree::Put { manifest, reliable, clock: None };
+        let manifest = Arc::new(written.manifest);
+        let mut state = self.state.lock();
+        let number = state.next_tree();
+        state.tree = Tree::Put { manifest, number, reliable, clock: None };
+        drop(state);
         sys::trim_memory();
-        Ok(report)
+        Ok(PutReport { tree: number, ..written.report })
     }
 
     fn settle(&self) -> Result<(), Refusal> {
@@ -210,10 +236,10 @@ impl Inside for Container {
         self.settle()?;
         let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
         let (manifest, certified_before) = match &self.state.lock().tree {
-            Tree::Put { manifest, reliable, clock } => {
-                (std::sync::Arc::clone(manifest), clock.filter(|_| *reliable))
+            Tree::Put { manifest, reliable, clock, .. } => {
+                (Arc::clone(manifest), clock.filter(|_| *reliable))
             }
-            _ => (std::sync::Arc::default(), None),
+            _ => (Arc::default(), None),
         };
         collect::read(root.as_fd(), &manifest, certified_before, request, tar)
     }

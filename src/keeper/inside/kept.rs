@@ -11,6 +11,7 @@
 //! in there, links, hard links, modes, stays what it was within the run: the same user's, in the
 //! same workspace. Special files are removed, and what is not the user's own is not kept.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -23,6 +24,7 @@ use super::manifest::Manifest;
 use super::places;
 use super::wanted::Rules;
 use crate::keeper::wire::{IgnoredTotal, USER, WORKSPACE};
+use crate::path::RelPath;
 
 /// Bytes on the disk that are kept at most: some debug builds of large projects, and still a small
 /// part of the disks that containers are on.
@@ -301,15 +303,24 @@ impl Aside {
 
     /// Moves everything to its path in the tree that was just put into `root`, if that path is still
     /// an ignored one by the rules of this tree and nothing that was put is there; a directory that
-    /// was put and is ignored takes in what it has not. What has no place any more is removed.
-    /// Nothing may run meanwhile.
+    /// was put and is ignored takes in what it has not. What has no place any more, or was in one of
+    /// `removed`, is removed. Nothing may run meanwhile.
     pub(super) fn bring_back(
         self,
         root: BorrowedFd<'_>,
         manifest: &Manifest,
+        removed: &[RelPath],
     ) -> std::io::Result<()> {
+        let removed: HashSet<&[u8]> = removed.iter().map(RelPath::as_bytes).collect();
+        let is_removed = |path: &[u8]| {
+            let slashes = (0..path.len()).filter(|at| path[*at] == b'/');
+            slashes.chain([path.len()]).any(|end| removed.contains(&path[..end]))
+        };
         let mut way = Way { root, open: Vec::new(), top: Rules::top(root, &manifest.above) };
         for (index, kept) in self.kept.iter().enumerate() {
+            if is_removed(&kept.path) {
+                continue;
+            }
             if let Some(name) = number(index) {
                 // What cannot be brought back goes with the rest.
                 let _ = way.bring_back(self.directory.as_fd(), &name, kept);
