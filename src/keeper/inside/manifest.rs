@@ -119,10 +119,43 @@ impl Manifest {
         self.entries.get(index)
     }
 
+    pub(super) fn get_mut(&mut self, index: usize) -> Option<&mut Entry> {
+        self.entries.get_mut(index)
+    }
+
+    /// Without those nodes that do not stay.
+    pub(super) fn retain(self, stays: &[bool]) -> Self {
+        if stays.iter().all(|stays| *stays) {
+            return self;
+        }
+        let mut left = Self { above: self.above, ..Self::default() };
+        let mut begin = 0;
+        for ((end, entry), stays) in self.ends.into_iter().zip(self.entries).zip(stays) {
+            if *stays {
+                left.push(&self.bytes[begin..end], entry);
+            }
+            begin = end;
+        }
+        left.shrink();
+        left
+    }
+
+    /// Bytes of all its files.
+    pub(super) fn bytes(&self) -> u64 {
+        let files = self.entries.iter().filter(|entry| entry.kind == Kind::File);
+        files.map(|entry| entry.size).sum()
+    }
+
     pub(super) fn path(&self, index: usize) -> &[u8] {
         let begin = index.checked_sub(1).and_then(|before| self.ends.get(before)).copied();
         let end = self.ends.get(index).copied().unwrap_or_default();
         self.bytes.get(begin.unwrap_or_default()..end).unwrap_or_default()
+    }
+
+    /// The newest ctime of all.
+    #[cfg(test)]
+    pub(super) fn newest(&self) -> Time {
+        self.entries.iter().map(|entry| entry.ctime).max().unwrap_or((0, 0))
     }
 
     /// The newest ctime of what has no hash: once the coarse clock has passed it, every later
@@ -202,6 +235,9 @@ impl Changes {
         let Self { base, gone, new } = self;
         if base.len() == 0 {
             return Manifest { above, ..Manifest::from_sorted(new) };
+        }
+        if new.is_empty() && !gone.contains(&true) {
+            return Manifest { above, ..base };
         }
         let mut manifest = Manifest { above, ..Manifest::default() };
         let mut new = new.into_iter().peekable();

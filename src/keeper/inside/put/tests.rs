@@ -160,7 +160,7 @@ fn an_unknown_node_in_what_is_removed_goes_too() {
     let (place, base) = put(first);
     std::fs::create_dir_all(place.path().join("d/target/deep")).unwrap();
     std::fs::write(place.path().join("d/target/deep/o"), "").unwrap();
-    let closed = PermissionsExt::from_mode(0);
+    let closed = PermissionsExt::from_mode(0o000);
     std::fs::set_permissions(place.path().join("d/target/deep"), closed).unwrap();
     let mut builder = tar::Builder::new(Vec::new());
     add(&mut builder, EntryType::new(REMOVED), 0, "d", "");
@@ -187,9 +187,11 @@ fn a_directory_that_comes_again_only_gets_its_mode() {
     assert_eq!(std::fs::read_to_string(place.path().join("d/a")).unwrap(), "a");
 }
 
+type Make<'a> = &'a dyn Fn(&mut tar::Builder<Vec<u8>>);
+
 #[test]
 fn another_kind_without_a_removal_and_a_removal_after_it_came_are_refused() {
-    let refused: [(&str, &dyn Fn(&mut tar::Builder<Vec<u8>>)); 5] = [
+    let refused: [(&str, Make<'_>); 5] = [
         ("write d", &|tar| add(tar, EntryType::Regular, 0o644, "d", "x")),
         ("make the link d", &|tar| add(tar, EntryType::Symlink, 0o777, "d", "x")),
         ("f is no directory", &|tar| add(tar, EntryType::Directory, 0o755, "f", "")),
