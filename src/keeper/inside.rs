@@ -21,6 +21,7 @@ mod ignored_new;
 pub mod init;
 pub mod ipc;
 mod kept;
+mod links;
 pub mod manifest;
 pub mod mounts;
 pub mod places;

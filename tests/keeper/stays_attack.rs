@@ -222,3 +222,31 @@ async fn another_workspace_sees_nothing_of_a_tree_that_stayed() -> Result<(), Fa
     );
     Ok(())
 }
+
+/// Two calls for defragmenters exchange the blocks of two files without a sign on one of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_of_files_cannot_be_exchanged() -> Result<(), Failure> {
+    if !engine_is_there() {
+        return Ok(());
+    }
+    let container = start(&[]).await;
+    let armed = container.arm().await.fingerprint;
+    container.put(tree(&[("victim", &[b'v'; 4096])])).await?;
+    let exchange = python(
+        "open('mine', 'w').write('evil' * 1024)
+mine, victim = os.open('mine', os.O_RDWR), os.open('victim', os.O_RDWR)
+os.fsync(mine)
+calls = [(0xC028660F, struct.pack('<IIQQQQ', 0, victim, 0, 0, 1, 0)), (0xC0C0586D, bytes(192)),
+         (0x40285881, bytes(40)), (0x40585883, bytes(88)), (0x1C028660F, bytes(40))]
+for number, argument in calls:
+    buffer = ctypes.create_string_buffer(argument, len(argument))
+    done = libc.ioctl(mine, ctypes.c_ulong(number), buffer)
+    print(done, ctypes.get_errno() == 95)
+struct.unpack('l', fcntl.ioctl(mine, 0x80086601, bytes(8)))
+print('others are allowed')",
+    );
+    let out = run(&container, &exchange).await;
+    assert_eq!(out, format!("{}others are allowed\n", "-1 True\n".repeat(5)));
+    assert_eq!(dropped(&reset(&container, false, &armed).await?.tree.unwrap()), [""; 0]);
+    Ok(())
+}

@@ -29,8 +29,8 @@ use super::kept::Aside;
 use super::manifest::Manifest;
 use super::sweep::{self, Left, Swept, Wish};
 use super::{
-    Doing, Inside, Refusal, attempts, cgroup, children, collect, end, fingerprint, places, posture,
-    private, process, put, reset, sys, user,
+    Doing, Inside, Refusal, attempts, cgroup, children, collect, end, fingerprint, links, places,
+    posture, private, process, put, reset, sys, user,
 };
 use crate::keeper::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, KeptTree, PutReport, PutRequest, ResetReport,
@@ -54,6 +54,7 @@ pub struct Container {
 #[derive(Debug, Default)]
 struct State {
     template: String,
+    link_places: Vec<String>,
     /// Of the writable places, for the job that runs.
     floors: Vec<places::Floor>,
     tree: Tree,
@@ -230,7 +231,11 @@ fn sweep(
 
 impl Inside for Container {
     fn arm(&self, request: &ArmRequest) -> Result<Armed, Refusal> {
-        self.state.lock().template.clone_from(&request.codex_home_template);
+        {
+            let mut state = self.state.lock();
+            state.template.clone_from(&request.codex_home_template);
+            state.link_places.clone_from(&request.link_places);
+        }
         posture::require_capabilities()?;
         // Before the places are emptied, so that whatever was tried leaves nothing.
         let tried = attempts::run()?;
@@ -254,6 +259,8 @@ impl Inside for Container {
                 .bring_back(root.as_fd(), &written.manifest, &written.removed)
                 .doing("bring back kept build state")?;
         }
+        let places = self.state.lock().link_places.clone();
+        links::make(&places, &request.links)?;
         let manifest = Arc::new(written.manifest);
         let mut state = self.state.lock();
         let number = state.next_tree();
