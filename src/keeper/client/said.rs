@@ -278,6 +278,13 @@ mod tests {
             assert!(collect(vec![total(bad)]).is_err(), "{bad:?}");
             assert!(reset(vec![total(bad)]).is_err(), "{bad:?}");
         }
+        let lost = |paths| {
+            let dropped = vec![RelPath::new("a").unwrap(); paths];
+            let tree = Some(KeptTree { dropped, ..KeptTree::default() });
+            ResetReport { tree, ..ResetReport::default() }.checked()
+        };
+        assert!(lost(KeptTree::MAX_DROPPED).is_ok());
+        lost(KeptTree::MAX_DROPPED + 1).unwrap_err();
         assert!(collect(vec![total("a"); MAX_IGNORED + 1]).is_err());
         assert_eq!(reset(vec![total("a"); MAX_IGNORED + 1]).unwrap().kept.len(), MAX_IGNORED);
     }
