@@ -82,7 +82,7 @@ pub fn send(
     rules: &SendRules,
     out: impl Write,
 ) -> Result<Snapshot, SendError> {
-    Ok(send_on(workspace, rules, Base::Nothing, out)?.snapshot)
+    Ok(send_on(workspace, rules, Base::default(), out)?.snapshot)
 }
 
 /// What was sent on a [`Base`].
@@ -100,11 +100,11 @@ pub struct Delta {
     pub git_bytes: u64,
 }
 
-/// As [`send`], but of what `base` says that a container holds only what differs: entries of kind
+/// As [`send`], but of what the container holds only what differs: entries of kind
 /// [`REMOVED`](crate::keeper::wire::REMOVED) for what is gone or of another kind now, then what is
 /// new or changed, a directory only where there was none. The limits are those of the whole.
 ///
-/// `base` must be of this workspace, and what [`Base::Held`] says must be what the container holds;
+/// What `base` says must be of this workspace, and what is held must be what the container holds;
 /// whether it is, the keeper checks by the number of the tree.
 ///
 /// # Errors
@@ -147,7 +147,7 @@ pub fn send_on(
         }
     }
 
-    let mut sending = Sending::new(Entries::new(out));
+    let mut sending = Sending::new(Entries::new(out), known);
     let mut parents = Parents::new(workspace.root.as_fd());
     if let Some(above) = &repository.above {
         sending.entries.rules_above(above).map_err(SendError::Write)?;
@@ -186,7 +186,7 @@ pub fn send_on(
         }
     }
     selection.stayed_home.sort_by(|a, b| a.path.cmp(&b.path));
-    let git_sent = sending.git(made.as_deref(), objects, known)?;
+    let git_sent = sending.git(made.as_deref(), objects)?;
     if let GitSent::Made { files, bytes, .. } = &mut git {
         (*files, *bytes) = git_sent.whole;
     }
@@ -244,14 +244,15 @@ fn check_limits(
     Ok(())
 }
 
-struct Sending<W: Write> {
+struct Sending<'h, W: Write> {
     entries: Entries<W>,
+    known: Known<'h>,
     buffer: Vec<u8>,
 }
 
-impl<W: Write> Sending<W> {
-    fn new(entries: Entries<W>) -> Self {
-        Self { entries, buffer: vec![0; CHUNK] }
+impl<'h, W: Write> Sending<'h, W> {
+    fn new(entries: Entries<W>, known: Known<'h>) -> Self {
+        Self { entries, known, buffer: vec![0; CHUNK] }
     }
 
     /// Sends one node.

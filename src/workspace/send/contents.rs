@@ -76,7 +76,7 @@ enum Reading {
     Unreadable,
 }
 
-impl<W: Write> Sending<W> {
+impl<W: Write> Sending<'_, W> {
     /// Sends a file and completes what is known of it.
     ///
     /// # Errors
@@ -98,13 +98,11 @@ impl<W: Write> Sending<W> {
             let had = item.file_there().filter(|_| !begun && so_far.is_none());
             match self.read(parents, path, so_far.as_ref(), had, &mut begun)? {
                 Reading::Whole(read) => {
-                    drop(named);
-                    item.complete(read);
+                    self.known.complete(item, read);
                     return Ok(Fate::Sent);
                 }
                 Reading::There(read) => {
-                    drop(named);
-                    item.complete(read);
+                    self.known.complete(item, read);
                     return Ok(Fate::There);
                 }
                 Reading::Changed(read) => before = read,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read, Write};
 
-use super::known::Known;
 use super::{CHUNK, SendError, Sending};
 use crate::workspace::beneath;
 use crate::workspace::git::{GitFile, GitFiles, Made, ObjectFile};
@@ -35,47 +34,46 @@ impl GitDelta {
 /// What a container is to have, by path.
 type Plan = BTreeMap<Box<[u8]>, GitFile>;
 
-impl<W: Write> Sending<W> {
+impl<W: Write> Sending<'_, W> {
     /// Gives a container the `.git` that is `made` and has `objects`; `None` for none at all.
     pub(super) fn git(
         &mut self,
         made: Option<&Made>,
         objects: Vec<ObjectFile>,
-        known: Known<'_>,
     ) -> Result<GitDelta, SendError> {
         let mut plan = made.map(written).unwrap_or_default();
         for object in &objects {
             plan.insert(folder(object).into(), GitFile::Directory);
             plan.insert(place(object).into(), identity(object));
         }
-        for path in known.git_gone(|path| plan.get(path).copied()) {
+        for path in self.known.git_gone(|path| plan.get(path).copied()) {
             self.entries.removed(path).map_err(SendError::Write)?;
         }
         let Some(made) = made else { return Ok(GitDelta::default()) };
         let mut sent = GitDelta::default();
         let time = made.index.as_ref().map_or(0, |index| index.mtime);
         for (path, _) in plan.iter().filter(|(_, file)| file.is_directory()) {
-            if known.git_file(path) != Some(&GitFile::Directory) {
+            if self.known.git_file(path) != Some(&GitFile::Directory) {
                 self.entries.directory(path, time).map_err(SendError::Write)?;
             }
         }
         for (path, contents) in made.small_files() {
             let path = below(path);
-            let travels = known.git_file(&path) != plan.get(&*path);
+            let travels = self.known.git_file(&path) != plan.get(&*path);
             if travels {
                 self.entries.file(&path, contents, false, time).map_err(SendError::Write)?;
             }
             sent.count(contents.len() as u64, travels);
         }
         if let Some(index) = &made.index {
-            let travels = known.git_file(INDEX) != plan.get(INDEX);
+            let travels = self.known.git_file(INDEX) != plan.get(INDEX);
             if travels {
                 self.unchanging(INDEX, index.reader(), index.size, index.mtime)?;
             }
             sent.count(index.size, travels);
         }
-        self.objects(made, objects, &mut plan, known, &mut sent)?;
-        sent.files = GitFiles::new(plan, known.git_files());
+        self.objects(made, objects, &mut plan, &mut sent)?;
+        sent.files = GitFiles::new(plan, self.known.git_files());
         Ok(sent)
     }
 
@@ -85,14 +83,13 @@ impl<W: Write> Sending<W> {
         made: &Made,
         objects: Vec<ObjectFile>,
         plan: &mut Plan,
-        known: Known<'_>,
         sent: &mut GitDelta,
     ) -> Result<(), SendError> {
         let time = made.index.as_ref().map_or(0, |index| index.mtime);
         let mut done: HashSet<Vec<u8>> = HashSet::new();
         let (there, mut waiting): (Vec<_>, Vec<_>) = objects
             .into_iter()
-            .partition(|object| known.git_file(&place(object)) == Some(&identity(object)));
+            .partition(|object| self.known.git_file(&place(object)) == Some(&identity(object)));
         for object in there {
             sent.count(object.size, false);
             done.insert(object.path);
@@ -111,7 +108,7 @@ impl<W: Write> Sending<W> {
                     continue;
                 }
                 gone = true;
-                if plan.remove(&*place).is_some() && known.git_file(&place).is_some() {
+                if plan.remove(&*place).is_some() && self.known.git_file(&place).is_some() {
                     self.entries.removed(&place).map_err(SendError::Write)?;
                 }
             }

@@ -23,16 +23,13 @@ use crate::workspace::held::Held;
 use crate::workspace::nodes::{Named, Nodes};
 use crate::workspace::{Node, NodeKind, Snapshot, beneath};
 
-/// What a tree is sent on.
+/// What a tree is sent on; by default nothing, and all of it travels.
 #[derive(Clone, Copy, Debug, Default)]
-pub enum Base<'a> {
-    /// Nothing: all of it travels.
-    #[default]
-    Nothing,
-    /// All of it travels, and what is still as it was in another container shares its memory.
-    Known(&'a Snapshot),
-    /// What a container holds of this very workspace: only what differs travels.
-    Held(&'a Held),
+pub struct Base<'a> {
+    /// What the container holds of this very workspace: only what differs travels.
+    pub held: Option<&'a Held>,
+    /// What was sent last of it, to whichever container: what is as it was then shares its memory.
+    pub latest: Option<&'a Snapshot>,
 }
 
 /// A file system whose times come from this machine's clock in ticks of it.
@@ -64,7 +61,8 @@ const COARSE_STEP: u32 = 10_000_000;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::workspace) struct Known<'h> {
     snapshot: Option<&'h Snapshot>,
-    /// What a container has not of it; `None` if no container has any of it.
+    latest: Option<&'h Snapshot>,
+    /// What the container has not of the snapshot; `None` if it has nothing of it.
     dropped: Option<&'h BTreeSet<RelPath>>,
     /// The time before which a change must lie to be believed; `None` if no time is.
     before: Option<(i64, u32)>,
@@ -84,15 +82,14 @@ impl<'h> Known<'h> {
     /// What `base` says, at the time `taken` and `uptime`; `local` if the tree's times come from
     /// this machine's clock.
     pub(super) fn new(base: Base<'h>, taken: (i64, u32), uptime: Duration, local: bool) -> Self {
-        let (snapshot, dropped) = match base {
-            Base::Nothing => (None, None),
-            Base::Known(snapshot) => (Some(snapshot), None),
-            Base::Held(held) => (Some(&*held.snapshot), Some(&held.dropped)),
+        let (snapshot, dropped) = match base.held {
+            Some(held) => (Some(&*held.snapshot), Some(&held.dropped)),
+            None => (base.latest, None),
         };
         let before = snapshot
             .filter(|snapshot| local && went_on((snapshot.taken, snapshot.uptime), (taken, uptime)))
             .map(|snapshot| snapshot.taken);
-        Self { snapshot, dropped, before }
+        Self { snapshot, latest: base.latest, dropped, before }
     }
 
     /// All that was, in order; empty if nothing is known.
@@ -125,9 +122,27 @@ impl<'h> Known<'h> {
         let there = was.is_some() && self.dropped.is_some_and(|dropped| !dropped.contains(path));
         let named = match was {
             Some(was) if same(&was.node, &node) => Arc::clone(was),
-            _ => Arc::new(Named { path: RelPath::new(path).ok()?, node }),
+            _ => self.share(RelPath::new(path).ok()?, node),
         };
         Some(Item { named, was, there })
+    }
+
+    /// The node, or the one that is the same in what was sent last.
+    fn share(&self, path: RelPath, node: Node) -> Arc<Named> {
+        let named = Named { path, node };
+        let latest = self.latest.map_or(&[][..], |latest| latest.nodes.all());
+        let found = latest.binary_search_by(|had| had.path.cmp(&named.path)).ok();
+        match found.and_then(|at| latest.get(at)).filter(|had| ***had == named) {
+            Some(had) => Arc::clone(had),
+            None => Arc::new(named),
+        }
+    }
+
+    /// Notes in `item` what was sent.
+    pub(super) fn complete(&self, item: &mut Item<'_>, node: Node) {
+        if item.named.node != node {
+            item.named = self.share(item.named.path.clone(), node);
+        }
     }
 
     /// Whether a container has `item` as it is, so far as one can tell without reading it.
@@ -189,30 +204,19 @@ impl<'h> Known<'h> {
 
     /// The nodes of `items`, in order; those that were if nothing changed.
     pub(super) fn nodes(&self, items: Vec<Item<'_>>) -> Nodes {
-        let all = self.all();
         let same = |(item, was): (&Item<'_>, &Arc<Named>)| Arc::ptr_eq(&item.named, was);
-        match self.snapshot {
-            Some(known) if items.len() == all.len() && items.iter().zip(all).all(same) => {
-                known.nodes.clone()
-            }
-            _ => Nodes::from_sorted(items.into_iter().map(|item| item.named).collect()),
+        let is = |known: &&Snapshot| {
+            let all = known.nodes.all();
+            items.len() == all.len() && items.iter().zip(all).all(same)
+        };
+        match [self.latest, self.snapshot].into_iter().flatten().find(is) {
+            Some(known) => known.nodes.clone(),
+            None => Nodes::from_sorted(items.into_iter().map(|item| item.named).collect()),
         }
     }
 }
 
 impl Item<'_> {
-    /// Notes what was sent. What is the same as it was shares its memory.
-    pub(super) fn complete(&mut self, node: Node) {
-        if let Some(was) = self.was.filter(|was| was.node == node) {
-            self.named = Arc::clone(was);
-            return;
-        }
-        match Arc::get_mut(&mut self.named) {
-            Some(named) => named.node = node,
-            None => self.named = Arc::new(Named { path: self.named.path.clone(), node }),
-        }
-    }
-
     /// The file that the container has, if it has one.
     pub(super) fn file_there(&self) -> Option<&Node> {
         let was = self.was.filter(|_| self.there)?;
