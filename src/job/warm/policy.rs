@@ -82,7 +82,8 @@ pub(super) fn next(scene: &Scene<'_>) -> Next {
             send = Some((place, tree.key));
             break;
         }
-        soonest = Some(soonest.map_or(tree.rests_in, |soonest: Duration| soonest.min(tree.rests_in)));
+        soonest =
+            Some(soonest.map_or(tree.rests_in, |soonest: Duration| soonest.min(tree.rests_in)));
     }
     match send.or_else(|| fill(scene)) {
         Some(_) if !scene.hush.is_zero() => Next::Rest(Some(scene.hush)),
@@ -103,9 +104,7 @@ fn fill(scene: &Scene<'_>) -> Option<(usize, WorkspaceKey)> {
     }
     let waiting = |key| idle.iter().filter(|copy| copy.workspace == Some(key)).count();
     let copies = |key| waiting(key) + engaged.iter().filter(|engaged| **engaged == key).count();
-    let may = |tree: &&Tree| {
-        !tree.left_alone && (!tree.large || copies(tree.key) < LARGE_COPIES)
-    };
+    let may = |tree: &&Tree| !tree.left_alone && (!tree.large || copies(tree.key) < LARGE_COPIES);
     let missing = trees.iter().filter(may).find(|tree| waiting(tree.key) == 0);
     let first = trees.first().filter(may).filter(|tree| waiting(tree.key) < target);
     missing.or(first).map(|tree| (place, tree.key))
@@ -145,7 +144,8 @@ mod tests {
         // Back from its job it is brought up to date, and another one that is empty stays so.
         assert_eq!(next(&scene(&trees, &[EMPTY, copy(1, false)], &[])), Next::Send(1, key(1)));
         assert_eq!(next(&scene(&trees, &[EMPTY, copy(1, true)], &[])), REST);
-        let more = Scene { target: 2, ..scene(&trees, &[EMPTY, copy(1, true)], &[]) };
+        let idle = [EMPTY, copy(1, true)];
+        let more = Scene { target: 2, ..scene(&trees, &idle, &[]) };
         assert_eq!(next(&more), Next::Send(0, key(1)));
     }
 
@@ -191,8 +191,10 @@ mod tests {
     fn copies() -> impl Strategy<Value = Vec<Copy>> {
         let one = (prop::option::of(0u64..4), any::<bool>(), any::<bool>());
         prop::collection::vec(one, 0..6).prop_map(|all| {
-            let copy = |(ino, fresh, cleanable): (Option<u64>, _, _)| {
-                Copy { workspace: ino.map(key), fresh, cleanable }
+            let copy = |(ino, fresh, cleanable): (Option<u64>, _, _)| Copy {
+                workspace: ino.map(key),
+                fresh,
+                cleanable,
             };
             all.into_iter().map(copy).collect()
         })

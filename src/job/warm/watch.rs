@@ -32,7 +32,7 @@ pub(super) struct Signs {
     /// Grows with every change.
     version: AtomicU64,
     last: Mutex<Instant>,
-    /// Whether nobody has looked since a change.
+    /// Whether nobody has begun to read since a change.
     unseen: AtomicBool,
     wake: Arc<Notify>,
 }
@@ -55,9 +55,14 @@ impl Signs {
 
     /// The version now, and when it came to be.
     pub(super) fn look(&self) -> (u64, Instant) {
-        self.unseen.store(false, Ordering::SeqCst);
         // In this order, so that a change in between makes the time too late rather than too early.
         (self.version.load(Ordering::SeqCst), *self.last.lock())
+    }
+
+    /// The version that is read from now on; the next change wakes again.
+    pub(super) fn begin(&self) -> u64 {
+        self.unseen.store(false, Ordering::SeqCst);
+        self.look().0
     }
 }
 
@@ -90,7 +95,8 @@ impl Watch {
     /// others have its watches.
     pub(super) fn follow(&mut self, snapshot: &Snapshot) -> Result<(), String> {
         let mut wanted = BTreeSet::from([self.root.clone()]);
-        let directories = snapshot.nodes.iter().filter(|(_, node)| node.kind == NodeKind::Directory);
+        let directories =
+            snapshot.nodes.iter().filter(|(_, node)| node.kind == NodeKind::Directory);
         wanted.extend(directories.map(|(path, _)| self.root.join(path.as_path())));
         let most = most_watches();
         if wanted.len() > most {
@@ -189,7 +195,7 @@ mod tests {
         async fn tells(&self) {
             let limit = Duration::from_secs(20);
             tokio::time::timeout(limit, self.wake.notified()).await.expect("a change was missed");
-            self.signs.look();
+            self.signs.begin();
         }
 
         /// What is seen is told in order, so that nothing else was if this comes next.
@@ -237,7 +243,7 @@ mod tests {
     async fn a_directory_that_is_not_sent_any_more_is_not_watched_any_more() {
         let mut one = watched(&["src", "a"]);
         one.watch.follow(&snapshot(&["src"])).unwrap();
-        one.signs.look();
+        one.signs.begin();
         let before = one.signs.look().0;
         fs::write(one.dir.path().join("a/file"), "x").unwrap();
         one.tells_only_this().await;
