@@ -279,3 +279,54 @@ pub(super) fn is_local(root: impl std::os::fd::AsFd) -> bool {
     // The kernel's constants have 32 bits; some systems give them with a sign.
     kind.is_ok_and(|kind| LOCAL.contains(&(kind & 0xffff_ffff)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_back_is_seen_and_one_that_is_slowed_down_is_not_taken_for_it() {
+        let at = |seconds: i64, up: u64| ((1000 + seconds, 0), Duration::from_secs(up));
+        assert!(went_on(at(0, 5), at(0, 5)));
+        assert!(went_on(at(0, 5), at(3600, 3605)));
+        assert!(went_on(at(0, 5), at(7200, 3605)), "set forward");
+        assert!(went_on(at(0, 0), at(9_991, 10_000)), "a thousandth slower");
+        assert!(!went_on(at(0, 5), at(3599, 3605 + 5)));
+        assert!(!went_on(at(0, 5), at(-1, 3605)));
+        assert!(!went_on(at(0, 5), at(0, 4)), "started anew");
+    }
+
+    #[test]
+    fn times_in_coarse_steps_count_later() {
+        assert!(is_settled((9, 999_999_999), (10, 0)));
+        assert!(!is_settled((10, 1), (10, 1)));
+        assert!(!is_settled((9, 0), (10, 500_000_000)));
+        assert!(!is_settled((9, 20_000_000), (11, 20_000_000)));
+        assert!(is_settled((9, 20_000_000), (11, 20_000_001)));
+    }
+
+    #[test]
+    fn every_path_is_found_from_wherever_one_looks() {
+        let name = |at: usize| RelPath::new(format!("f{at:03}")).unwrap();
+        let node = |at: usize| Node {
+            kind: NodeKind::Directory,
+            mode: 0,
+            size: 0,
+            mtime: (0, 0),
+            ctime: (0, 0),
+            dev: 0,
+            ino: at as u64,
+            hash: None,
+            target: None,
+        };
+        let nodes: Nodes = (0..40).map(|at| (name(at * 2), node(at))).collect();
+        let snapshot = Snapshot { nodes, ..Snapshot::default() };
+        let base = Base { held: None, latest: Some(&snapshot) };
+        let known = Known::new(base, (0, 0), Duration::ZERO, true);
+        for from in 0..=40 {
+            for path in from * 2..82 {
+                assert_eq!(known.seek(from, name(path).as_bytes()), path.div_ceil(2).min(40));
+            }
+        }
+    }
+}
