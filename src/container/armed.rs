@@ -396,6 +396,11 @@ impl Profile {
 /// A container that harms nothing, with a keeper in this process.
 #[cfg(test)]
 impl ArmedContainer {
+    pub(crate) async fn in_process() -> Self {
+        let (keeper, incoming, _) = crate::keeper::loopback::harmless().await;
+        Self::harmless(ContainerId("c".to_owned()), keeper, incoming, Arc::default())
+    }
+
     pub(super) fn harmless(
         id: ContainerId,
         keeper: Keeper,

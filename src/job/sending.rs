@@ -228,3 +228,6 @@ fn uncleaned(reason: String) -> Failure {
 fn locked(error: LockError) -> Failure {
     Failure::new(ErrorKind::TransferFailed, format!("{error}; call again when it is done"))
 }
+
+#[cfg(test)]
+mod tests;
