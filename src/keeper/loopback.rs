@@ -30,13 +30,17 @@ impl Inside for Harmless {
         Ok(Armed { posture, fingerprint, ports: Vec::new() })
     }
 
-    fn put(&self, _: &PutRequest, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
+    fn put(&self, put: &PutRequest, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
+        if put.base == Some(13) {
+            return Err(Refusal::new("the tree of this number is refused"));
+        }
         let bytes =
             std::io::copy(tar, &mut std::io::sink()).map_err(|e| Refusal::new(e.to_string()))?;
         if bytes == 13 {
             return Err(Refusal::new("thirteen bytes are refused"));
         }
-        Ok(PutReport { bytes, ..PutReport::default() })
+        let tree = put.base.unwrap_or_default() + 1;
+        Ok(PutReport { bytes, tree, ..PutReport::default() })
     }
 
     fn settle(&self) -> Result<(), Refusal> {
