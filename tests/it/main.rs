@@ -31,6 +31,7 @@ mod outcome;
 mod parallel;
 mod python;
 mod repositories;
+mod rounds;
 mod settings;
 mod suggest;
 mod support;
