@@ -164,6 +164,17 @@ mod tests {
     }
 
     #[test]
+    fn a_large_tree_is_in_two_containers_at_most() {
+        let trees = [Tree { large: true, ..tree(1) }];
+        let idle = [copy(1, true), EMPTY];
+        let target = |engaged| Scene { target: 4, ..scene(&trees, &idle, engaged) };
+        assert_eq!(next(&target(&[])), Next::Send(1, key(1)));
+        assert_eq!(next(&target(&[key(1)])), REST);
+        let idle = [EMPTY, EMPTY];
+        assert_eq!(next(&scene(&trees, &idle, &[key(1), key(1)])), REST);
+    }
+
+    #[test]
     fn a_tree_that_changes_is_waited_for_and_a_job_that_begins_is_left_in_peace() {
         let soon = Duration::from_millis(300);
         let trees = [Tree { rests_in: soon, ..tree(1) }];

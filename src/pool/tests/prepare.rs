@@ -177,7 +177,7 @@ async fn closing_calls_it_off_and_waits_for_it() {
         let one = prepare(&pool, 1).unwrap();
         let mut draining = Box::pin(pool.drain());
         assert!(poll!(&mut draining).is_pending());
-        one.wanted().await;
+        tokio::time::timeout(Duration::from_secs(9), one.wanted()).await.unwrap();
         assert!(prepare(&pool, 1).is_none());
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(poll!(&mut draining).is_pending());
