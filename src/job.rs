@@ -134,6 +134,13 @@ impl Settings {
         Ok(Self { config, roots, policy })
     }
 
+    /// Whether what runs on `workspace` build stays for the next one. Blocks for a look at each path
+    /// of a `[repo]` section, since what is there may have become another directory.
+    fn keeps_built(&self, workspace: &Workspace) -> bool {
+        let own = self.config.repo_of(workspace.key).and_then(|repo| repo.keep_ignored);
+        own.unwrap_or(self.config.workspace.keep_ignored)
+    }
+
     /// The paths of the host that lead to a workspace, as far as they can be told a keeper.
     fn links(&self, workspace: &Workspace) -> Vec<String> {
         let paths = self.roots.paths_of(workspace).into_iter();
@@ -220,6 +227,7 @@ impl Orchestrator {
         let profile = Profile::of(config, &settings.roots.paths());
         let starter = Starter::new(Arc::clone(&engine), profile, owner.into());
         let pool = Pool::start(starter, config.pool.clone());
+        pool.set_disk_budget(config.workspace.disk_budget);
         let state = places.state.clone();
         tokio::task::spawn_blocking(move || switch::recover_all(&state));
         let engine_facts = Arc::new(Mutex::new(None));
@@ -287,6 +295,7 @@ impl Orchestrator {
         let config = &settings.config;
         self.pool.source().change(Profile::of(config, &settings.roots.paths()));
         self.pool.change(config.pool.clone());
+        self.pool.set_disk_budget(config.workspace.disk_budget);
         *self.settings.lock() = Arc::new(settings);
         // Who fills containers looks at them again.
         self.pool.inspect();
