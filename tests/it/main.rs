@@ -40,3 +40,4 @@ mod told;
 mod two_jobs;
 mod undo;
 mod unfinished;
+mod warm;

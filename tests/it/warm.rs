@@ -41,7 +41,9 @@ async fn status(server: &mut Server, wanted: impl Fn(&Value) -> bool) -> Value {
 
 /// What each run does: copies what it sees of `note.txt` to a file that is named as its prompt.
 fn copying() -> Script {
-    ["one", "two"].into_iter().fold(Script::builtin(), |script, name| {
+    let look = "cat note.txt d00/f0 > one.txt; ls d59 | wc -l >> one.txt";
+    let script = Script::builtin().with("look", vec![Step::run(look), Step::Say("done".into())]);
+    ["one", "two"].into_iter().fold(script, |script, name| {
         let command = format!("cat note.txt > {name}.txt; ls > {name}.list");
         script.with(name, vec![Step::run(&command), Step::Say("done".into())])
     })
@@ -155,12 +157,7 @@ async fn a_workspace_that_is_edited_while_it_is_sent_arrives_as_it_is() {
     server.write("note.txt", "after\n");
     server.write("d00/f0", "after\n");
     fs::remove_file(server.workspace.join("d59/f0")).unwrap();
-    let script = "cat note.txt d00/f0 > one.txt; ls d59 | wc -l >> one.txt";
-    server.model.as_ref().unwrap().set_script(Script::always(vec![
-        Step::run(script),
-        Step::Say("done".into()),
-    ]));
-    let result = server.run("one").await;
+    let result = server.run("look").await;
     assert_eq!(result["success"], true, "{result}\n{}", server.log());
     assert_eq!(result["sent"]["full"], false, "{result}\n{}", server.log());
     assert_eq!(server.read("one.txt"), "after\nafter\n249\n");
@@ -175,7 +172,11 @@ async fn a_server_that_is_killed_while_it_fills_leaves_nothing() {
     server.child.wait().await.unwrap();
     let began = Instant::now();
     while !docker::containers_of(server.pid).is_empty() {
-        assert!(began.elapsed() < Duration::from_secs(30), "{:?}", docker::containers_of(server.pid));
+        assert!(
+            began.elapsed() < Duration::from_secs(30),
+            "{:?}",
+            docker::containers_of(server.pid)
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

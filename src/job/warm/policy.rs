@@ -193,7 +193,7 @@ mod tests {
         prop::collection::vec(one, 0..6).prop_map(|all| {
             let copy = |(ino, fresh, cleanable): (Option<u64>, _, _)| Copy {
                 workspace: ino.map(key),
-                fresh,
+                fresh: fresh && ino.is_some(),
                 cleanable,
             };
             all.into_iter().map(copy).collect()
