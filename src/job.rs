@@ -17,6 +17,7 @@ pub mod call;
 mod changes;
 mod commits;
 mod connections;
+pub mod drops;
 pub mod ended;
 mod output;
 pub mod progress;
@@ -172,6 +173,8 @@ pub struct Orchestrator {
     warm: Warm,
     /// Sweeps and greets the engine; ends with the orchestrator.
     _background: AbortOnDropHandle<()>,
+    /// Does what `copies drop` asks for.
+    _drops: AbortOnDropHandle<()>,
 }
 
 /// What an orchestrator is started with.
@@ -237,6 +240,8 @@ impl Orchestrator {
             pool.clone(),
             sweeper,
         ));
+        let drops = drops::follow(places.state.clone(), label.clone(), pool.clone());
+        let drops = tokio::spawn(drops);
         let settings = Arc::new(Mutex::new(Arc::new(settings)));
         let (manifests, ending) = (Manifests::default(), CancellationToken::new());
         let warm = Warm::start(warm::Context {
@@ -260,6 +265,7 @@ impl Orchestrator {
             ending,
             warm,
             _background: AbortOnDropHandle::new(background),
+            _drops: AbortOnDropHandle::new(drops),
         })
     }
 

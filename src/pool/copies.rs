@@ -60,28 +60,42 @@ impl Copy {
 
 /// Where a container notes what it holds; all clones are the same note.
 #[derive(Clone, Debug, Default)]
-pub struct Note(Arc<Mutex<Option<Copy>>>);
+pub struct Note(Arc<Mutex<Noted>>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    copy: Option<Copy>,
+    /// Whether it is not to be used again.
+    forgotten: bool,
+}
 
 impl Note {
-    /// Notes what it holds now.
+    /// Notes what it holds now. What was to be forgotten still is, but if nothing is held.
     pub fn set(&self, copy: Option<Copy>) {
-        *self.0.lock() = copy;
+        let mut noted = self.0.lock();
+        noted.forgotten &= copy.is_some();
+        noted.copy = copy;
+    }
+
+    /// Whether what it holds is not to be used again.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.0.lock().forgotten
     }
 
     /// What it holds.
     pub fn get(&self) -> Option<Copy> {
-        self.0.lock().clone()
+        self.0.lock().copy.clone()
     }
 
     /// What that takes of the disk.
     pub fn disk(&self) -> u64 {
-        self.0.lock().as_ref().map_or(0, Copy::disk)
+        self.0.lock().copy.as_ref().map_or(0, Copy::disk)
     }
 }
 
 /// The notes of all containers that live.
 #[derive(Debug, Default)]
-pub(crate) struct Notes(Vec<Weak<Mutex<Option<Copy>>>>);
+pub(crate) struct Notes(Vec<Weak<Mutex<Noted>>>);
 
 impl Notes {
     pub(crate) fn add(&mut self, note: &Note) {
@@ -91,20 +105,31 @@ impl Notes {
 
     /// Bytes of all.
     pub(crate) fn disk(&self) -> u64 {
-        let disk = |note: &Weak<Mutex<Option<Copy>>>| {
-            note.upgrade().map_or(0, |note| note.lock().as_ref().map_or(0, Copy::disk))
-        };
-        self.0.iter().map(disk).fold(0, u64::saturating_add)
+        self.living().map(|note| note.disk()).fold(0, u64::saturating_add)
     }
 
-    fn all(&self) -> Vec<Copy> {
-        self.0.iter().filter_map(|note| note.upgrade()?.lock().clone()).collect()
+    fn living(&self) -> impl Iterator<Item = Note> {
+        self.0.iter().filter_map(|note| note.upgrade().map(Note))
+    }
+
+    /// What is held of `workspace`, or of any, is not to be used again. Gives how many hold it.
+    fn forget(&self, workspace: Option<WorkspaceKey>) -> u64 {
+        let mut count = 0;
+        for note in self.living() {
+            let mut noted = note.0.lock();
+            let held = noted.copy.as_ref().map(|copy| copy.workspace);
+            if held.is_some_and(|held| workspace.is_none_or(|wanted| wanted == held)) {
+                noted.forgotten = true;
+                count += 1;
+            }
+        }
+        count
     }
 
     /// By workspace, the one used last first.
     pub(crate) fn by_workspace(&self) -> Vec<WorkspaceCopies> {
         let mut found: Vec<(WorkspaceKey, WorkspaceCopies)> = Vec::new();
-        for copy in self.all() {
+        for copy in self.living().filter_map(|note| note.get()) {
             let at = found.iter().position(|(key, _)| *key == copy.workspace);
             let at = at.unwrap_or_else(|| {
                 found.push((copy.workspace, WorkspaceCopies::default()));
@@ -218,6 +243,38 @@ impl<S: Source> Pool<S> {
     }
 }
 
+/// What came of [`Pool::forget`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// Containers that give up what they hold now.
+    pub dropped: u64,
+    /// Containers that are in use and give it up afterwards.
+    pub in_use: u64,
+}
+
+impl<S: Source> Pool<S> {
+    /// Drops what containers hold of `workspace`, or of any: idle ones are emptied or destroyed,
+    /// those in use when their work ends. No call that comes later finds any of it. Returns at once.
+    pub fn forget(&self, workspace: Option<WorkspaceKey>) -> Forgotten {
+        let mut state = self.shared.state.lock();
+        let all = state.notes.forget(workspace);
+        let is_forgotten =
+            |member: &super::Member<S::Container>| member.container.note().is_forgotten();
+        let mut dropped = Vec::new();
+        while let Some(index) = state.idle.iter().position(is_forgotten) {
+            dropped.push(state.idle.swap_remove(index));
+        }
+        let count = dropped.len() as u64;
+        let destroyed = self.shared.empty(&mut state, dropped);
+        drop(state);
+        for member in destroyed {
+            self.shared.destroy(member, DestroyReason::CopyDropped, |_| {});
+        }
+        self.shared.touch();
+        Forgotten { dropped: count, in_use: all.saturating_sub(count) }
+    }
+}
+
 /// Containers that can only be destroyed to give up what they hold.
 pub(super) type GivenUp<C> = Vec<super::Member<C>>;
 
@@ -243,12 +300,26 @@ impl<S: Source> Shared<S> {
         let mut over = over_budget(&all, state.disk_budget);
         // From the end, so that the places of the others stay what they are.
         over.sort_unstable_by(|a, b| b.cmp(a));
-        let mut destroyed = Vec::new();
+        let mut members = Vec::new();
         for index in over {
             let member = state.idle.swap_remove(index);
             state.given_up += 1;
             let id = member.container.id();
             tracing::info!(container = %id, "what it holds is given up (workspace.disk_budget)");
+            members.push(member);
+        }
+        self.empty(state, members)
+    }
+
+    /// Empties containers that are not idle any more; gives those that cannot be emptied.
+    #[must_use]
+    fn empty(
+        self: &Arc<Self>,
+        state: &mut State<S::Container>,
+        members: GivenUp<S::Container>,
+    ) -> GivenUp<S::Container> {
+        let mut destroyed = Vec::new();
+        for member in members {
             if self.cleanable(&member).is_ok() {
                 state.cleaning += 1;
                 self.begin_cleaning(member);

@@ -268,6 +268,16 @@ impl<S: Source> Shared<S> {
             drop(state);
             return self.destroy(member, reason, settle);
         }
+        if member.container.note().is_forgotten() {
+            if let Err(reason) = self.cleanable(&member) {
+                drop(state);
+                return self.destroy(member, reason, settle);
+            }
+            settle(&mut state);
+            state.cleaning += 1;
+            self.begin_cleaning(member);
+            return;
+        }
         settle(&mut state);
         state.idle.push(member);
         self.serve(&mut state);

@@ -2,7 +2,7 @@
 
 use super::fake::{FakeContainer, FakeSource, config, key};
 use super::*;
-use crate::pool::copies::{Copy, KeptState};
+use crate::pool::copies::{Copy, Forgotten, KeptState};
 use crate::pool::prepare::{Preparation, Prepared};
 use crate::verdict::JobEnd;
 
@@ -101,6 +101,32 @@ async fn what_is_only_prepared_takes_nothing_from_what_was_used() {
     one.container().note().set(Some(copy(2, 40, 0)));
     assert!(one.finish(Prepared::Ready));
     assert_eq!(held(&pool), ["/w1", "/w2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_user_drops_goes_at_once_where_it_is_idle_and_after_the_job_where_not() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(3, 3));
+    pool.ready(3).await.unwrap();
+    job(&pool, 1, 30, 10).await;
+    job(&pool, 2, 30, 10).await;
+    let mut lease = pool.acquire(key(3)).await.unwrap();
+    lease.container().put(key(3));
+    lease.container().note().set(Some(copy(3, 1, 1)));
+    assert_eq!(pool.forget(Some(key(9))), Forgotten { dropped: 0, in_use: 0 });
+    assert_eq!(pool.forget(Some(key(1))), Forgotten { dropped: 1, in_use: 0 });
+    // Under way already, so that no call finds it.
+    assert_eq!(pool.status().idle, 1);
+    assert_eq!(pool.forget(None), Forgotten { dropped: 1, in_use: 2 });
+    lease.container().note().set(Some(copy(3, 2, 2)));
+    lease.settle(JobEnd::Completed);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let status = pool.status();
+    assert_eq!((status.idle, status.copies.len(), status.destroyed.len()), (3, 0, 0));
+    assert_eq!(source.0.cleaned.load(Ordering::SeqCst), 3);
+    // What comes afterwards is kept again.
+    job(&pool, 3, 1, 1).await;
+    assert_eq!(held(&pool), ["/w3"]);
 }
 
 #[tokio::test(start_paused = true)]
