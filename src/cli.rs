@@ -6,6 +6,7 @@
 mod auth;
 mod client_config;
 mod config;
+mod copies;
 mod demo;
 mod doctor;
 mod engine;
@@ -53,6 +54,9 @@ pub enum Command {
     Ps(ps::Arguments),
     /// Remove the containers of orchestrators that live no more.
     Reap(reap::Arguments),
+    /// What containers hold of workspaces.
+    #[command(subcommand)]
+    Copies(copies::Command),
     /// The records of runs.
     #[command(subcommand)]
     Runs(runs::Command),
@@ -227,6 +231,7 @@ impl Command {
             Self::Doctor(arguments) => doctor::execute(&arguments, &context).await,
             Self::Ps(arguments) => ps::execute(&arguments, &context).await,
             Self::Reap(arguments) => reap::execute(&arguments, &context).await,
+            Self::Copies(command) => copies::execute(command, &context).await,
             Self::Runs(command) => runs::execute(command, &context).await,
             Self::Auth(command) => auth::execute(&command, &context).await,
             Self::Config(command) => config::execute(&command, &context),

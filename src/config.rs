@@ -12,12 +12,14 @@ pub mod network;
 pub mod paths;
 pub mod pool;
 mod range;
+pub mod repo;
 pub mod run;
 pub mod runs;
 pub mod server;
 pub mod watch;
 pub mod workspace;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -29,6 +31,7 @@ pub use self::model::{Auth, ModelConfig};
 pub use self::network::NetworkConfig;
 pub use self::paths::Paths;
 pub use self::pool::{PoolConfig, Recycle};
+pub use self::repo::RepoConfig;
 pub use self::run::RunConfig;
 pub use self::runs::RunsConfig;
 pub use self::server::{LogFormat, ServerConfig};
@@ -62,6 +65,9 @@ pub struct Config {
     pub runs: RunsConfig,
     /// `[server]`
     pub server: ServerConfig,
+    /// `[repo."/path"]`, by path.
+    #[serde(default)]
+    pub repo: BTreeMap<PathBuf, RepoConfig>,
 }
 
 /// Why there are no settings. Each is one sentence.

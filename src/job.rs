@@ -17,6 +17,7 @@ pub mod call;
 mod changes;
 mod commits;
 mod connections;
+pub mod drops;
 pub mod ended;
 mod output;
 pub mod progress;
@@ -134,6 +135,13 @@ impl Settings {
         Ok(Self { config, roots, policy })
     }
 
+    /// Whether what runs on `workspace` build stays for the next one. Blocks for a look at each path
+    /// of a `[repo]` section, since what is there may have become another directory.
+    fn keeps_built(&self, workspace: &Workspace) -> bool {
+        let own = self.config.repo_of(workspace.key).and_then(|repo| repo.keep_ignored);
+        own.unwrap_or(self.config.workspace.keep_ignored)
+    }
+
     /// The paths of the host that lead to a workspace, as far as they can be told a keeper.
     fn links(&self, workspace: &Workspace) -> Vec<String> {
         let paths = self.roots.paths_of(workspace).into_iter();
@@ -165,6 +173,8 @@ pub struct Orchestrator {
     warm: Warm,
     /// Sweeps and greets the engine; ends with the orchestrator.
     _background: AbortOnDropHandle<()>,
+    /// Does what `copies drop` asks for.
+    _drops: AbortOnDropHandle<()>,
 }
 
 /// What an orchestrator is started with.
@@ -220,6 +230,7 @@ impl Orchestrator {
         let profile = Profile::of(config, &settings.roots.paths());
         let starter = Starter::new(Arc::clone(&engine), profile, owner.into());
         let pool = Pool::start(starter, config.pool.clone());
+        pool.set_disk_budget(config.workspace.disk_budget);
         let state = places.state.clone();
         tokio::task::spawn_blocking(move || switch::recover_all(&state));
         let engine_facts = Arc::new(Mutex::new(None));
@@ -229,6 +240,8 @@ impl Orchestrator {
             pool.clone(),
             sweeper,
         ));
+        let drops = drops::follow(places.state.clone(), label.clone(), pool.clone());
+        let drops = tokio::spawn(drops);
         let settings = Arc::new(Mutex::new(Arc::new(settings)));
         let (manifests, ending) = (Manifests::default(), CancellationToken::new());
         let warm = Warm::start(warm::Context {
@@ -252,6 +265,7 @@ impl Orchestrator {
             ending,
             warm,
             _background: AbortOnDropHandle::new(background),
+            _drops: AbortOnDropHandle::new(drops),
         })
     }
 
@@ -287,6 +301,7 @@ impl Orchestrator {
         let config = &settings.config;
         self.pool.source().change(Profile::of(config, &settings.roots.paths()));
         self.pool.change(config.pool.clone());
+        self.pool.set_disk_budget(config.workspace.disk_budget);
         *self.settings.lock() = Arc::new(settings);
         // Who fills containers looks at them again.
         self.pool.inspect();

@@ -24,6 +24,7 @@
 pub mod acquire;
 pub mod backoff;
 pub mod choice;
+pub mod copies;
 pub mod lease;
 pub mod owner;
 pub mod place;
@@ -55,6 +56,7 @@ use crate::verdict::DestroyReason;
 
 pub use self::acquire::AcquireError;
 use self::choice::WorkspaceKey;
+use self::copies::Disk;
 use self::prepare::Preparing;
 use self::source::{Source, StartError};
 use self::state::State;
@@ -189,6 +191,12 @@ impl<S: Source> Pool<S> {
             last_error: state.last_error.as_ref().map(ToString::to_string),
             unenforced: state.findings.unenforced.clone(),
             no_reset: state.findings.no_reset.clone(),
+            copies: state.notes.by_workspace(),
+            disk: Disk {
+                used: state.notes.disk(),
+                budget: state.disk_budget,
+                dropped: state.given_up,
+            },
         }
     }
 

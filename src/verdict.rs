@@ -52,6 +52,10 @@ pub enum DestroyReason {
     UsedUp,
     /// It waited for one workspace, and a call for another needed its place.
     OtherWorkspace,
+    /// What it held of a workspace was over `workspace.disk_budget`, and it could not be emptied.
+    DiskBudget,
+    /// What it held of a workspace was dropped by the user, and it could not be emptied.
+    CopyDropped,
     /// Nobody used it for a while, and fewer calls come than would need it.
     Surplus,
     /// The orchestrator shuts down.

@@ -5,10 +5,13 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
-use toml::{Table, Value};
+use toml::{Spanned, Table, Value};
 
-use super::{Config, ConfigError, DEFAULT_TOML, paths, range};
+use super::{Config, ConfigError, DEFAULT_TOML, paths, range, repo};
 use crate::job::call::nearest;
+
+/// The sections of single workspaces.
+const REPO: &str = "repo";
 
 /// Bytes from which on a wrong value of `[model]` may be a secret.
 const SECRET_LEN: usize = 12;
@@ -37,7 +40,11 @@ impl Loaded {
     /// All settings as TOML; those that are no defaults say where they come from.
     pub fn to_toml(&self) -> String {
         let mut text = String::new();
-        for (section, keys) in &self.table {
+        let plain = self.table.iter().filter(|(section, _)| *section != REPO);
+        let plain = plain.map(|(section, keys)| (section.clone(), keys));
+        let repos = self.table.get(REPO).and_then(Value::as_table).into_iter().flatten();
+        let repos = repos.map(|(path, keys)| (format!("{REPO}.{path:?}"), keys));
+        for (section, keys) in plain.chain(repos) {
             if !text.is_empty() {
                 text.push('\n');
             }
@@ -125,6 +132,10 @@ impl Layers {
         for (section, keys) in spans.get_ref() {
             let line = line_of(text, section.span().start);
             let name: &str = section.get_ref();
+            if name == REPO {
+                self.add_repos(path, text, keys, values.get(REPO))?;
+                continue;
+            }
             let Some(Value::Table(known)) = self.defaults.get(name).cloned() else {
                 return Err(self.unknown(path, line, name, None));
             };
@@ -150,6 +161,62 @@ impl Layers {
         Ok(())
     }
 
+    /// The sections `[repo."/path"]`, whose names are the user's.
+    fn add_repos(
+        &mut self,
+        file: &Path,
+        text: &str,
+        spans: &Spanned<DeValue<'_>>,
+        values: Option<&Value>,
+    ) -> Result<(), ConfigError> {
+        let place = |offset: usize| format!("{}:{}", file.display(), line_of(text, offset));
+        let refuse = |offset, key: String, problem: &str| {
+            let problem = problem.to_owned();
+            Err(ConfigError::Value { place: place(offset), key, problem })
+        };
+        const FORM: &str = "must be a section, written [repo.\"/path/of/a/workspace\"]";
+        let (DeValue::Table(repos), Some(Value::Table(values))) = (spans.get_ref(), values) else {
+            return refuse(spans.span().start, REPO.to_owned(), FORM);
+        };
+        for (path, keys) in repos {
+            let (start, path) = (path.span().start, path.get_ref().as_ref());
+            let name = format!("{REPO}.{path:?}");
+            let (DeValue::Table(keys), Some(Value::Table(values))) =
+                (keys.get_ref(), values.get(path))
+            else {
+                return refuse(start, name, FORM);
+            };
+            if !path.starts_with('/') && !path.starts_with("~/") {
+                return refuse(start, name, "must be an absolute path");
+            }
+            for (key, _) in keys {
+                let (start, key) = (key.span().start, key.get_ref().as_ref());
+                let Some((_, example)) = repo::KEYS.iter().find(|(known, _)| *known == key) else {
+                    let known = repo::KEYS.iter().map(|(known, _)| *known);
+                    return Err(ConfigError::UnknownKey {
+                        path: file.to_owned(),
+                        line: line_of(text, start),
+                        key: format!("{name}.{key}"),
+                        advice: match nearest(key, known.clone()) {
+                            Some(near) => format!("did you mean \"{near}\"?"),
+                            None => format!(
+                                "a section for one workspace has {}",
+                                known.collect::<Vec<_>>().join(", ")
+                            ),
+                        },
+                    });
+                };
+                let problem = values.get(key).and_then(|value| wrong_type(example, value));
+                if let Some(problem) = problem {
+                    return refuse(start, format!("{name}.{key}"), &problem);
+                }
+                self.places.insert(format!("{name}.{key}"), place(start));
+            }
+        }
+        self.table.insert(REPO.to_owned(), Value::Table(values.clone()));
+        Ok(())
+    }
+
     fn unknown(
         &self,
         path: &Path,
@@ -160,7 +227,8 @@ impl Layers {
         let (key, near) = match section {
             None => (
                 name.to_owned(),
-                nearest(name, self.defaults.keys().map(String::as_str)).map(str::to_owned),
+                nearest(name, self.defaults.keys().map(String::as_str).chain([REPO]))
+                    .map(str::to_owned),
             ),
             Some((section, known)) => {
                 // Often the key is right and stands in the wrong section.
@@ -332,6 +400,13 @@ fn reworded(message: &str) -> String {
 }
 
 fn expand_home(config: &mut Config, home: &Path) {
+    let repos = std::mem::take(&mut config.repo).into_iter();
+    config.repo = repos
+        .map(|(path, repo)| match path.strip_prefix("~") {
+            Ok(rest) => (home.join(rest), repo),
+            Err(_) => (path, repo),
+        })
+        .collect();
     let allowed = config.workspace.allowed.iter_mut();
     for path in allowed.chain([&mut config.workspace.path, &mut config.runs.dir]) {
         if let Ok(rest) = path.strip_prefix("~") {

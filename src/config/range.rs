@@ -26,7 +26,8 @@ const GIB: u64 = 1 << 30;
 
 /// The first thing that is wrong, if anything is.
 pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
-    let Config { pool, container, workspace, run, codex: _, model, network, runs, server } = config;
+    let Config { pool, container, workspace, run, codex: _, model, network, runs, server, repo: _ } =
+        config;
     let checks = [
         within("pool.max_size", &pool.max_size, 1..=256),
         ordered(("pool.min_idle", &pool.min_idle), ("pool.max_size", &pool.max_size)),
@@ -45,6 +46,7 @@ pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
         within("container.start_timeout", &Shown(container.start_timeout), span(SECOND, HOUR)),
         within("container.heartbeat", &Shown(container.heartbeat), span(TENTH, 7 * SECOND)),
         at_least("workspace.max_bytes", workspace.max_bytes, MIB),
+        at_least("workspace.disk_budget", workspace.disk_budget, MIB),
         within("workspace.max_files", &workspace.max_files, 1..=u64::MAX),
         within("workspace.lock_timeout", &Shown(workspace.lock_timeout), span(TENTH, HOUR)),
         whole_seconds("run.min_timeout", run.min_timeout),

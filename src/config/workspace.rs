@@ -22,6 +22,9 @@ pub struct WorkspaceConfig {
     /// Whether what a run builds in ignored directories stays in the container for the next run on
     /// the same workspace.
     pub keep_ignored: bool,
+    /// Bytes of copies of workspaces and of what was built in them, in all containers.
+    #[serde(deserialize_with = "super::size")]
+    pub disk_budget: u64,
     /// Whether the paths of workspaces on the host lead to them in a container, too.
     pub host_paths: bool,
     /// Bytes that may be sent at most.

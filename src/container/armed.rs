@@ -12,8 +12,9 @@ use crate::config::{Config, ContainerConfig, NetworkConfig};
 use crate::engine::{ContainerId, Engine, EngineError, Happened};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
-use crate::keeper::wire::{ArmRequest, Fingerprint, ResetRequest};
+use crate::keeper::wire::{ArmRequest, Fingerprint, IgnoredTotal, ResetRequest};
 use crate::network;
+use crate::pool::copies::{Copy, KeptState, Note};
 use crate::pool::owner::Owner;
 use crate::pool::source::{Findings, Pooled, Source, StartError};
 use crate::workspace::held::Held;
@@ -45,6 +46,10 @@ pub struct ArmedContainer {
     fingerprint: Fingerprint,
     /// What the workspace in it holds; nothing is known to be there without.
     held: Option<Held>,
+    /// The same for the pool; as it was last while nothing is known.
+    note: Note,
+    /// See [`ArmedContainer::keep_built`].
+    keep_built: bool,
     /// What the engine said against it.
     mark: Arc<Mark>,
     findings: Findings,
@@ -85,6 +90,11 @@ impl ArmedContainer {
         tokio::time::timeout(EVENT_WAIT, self.mark.told()).await.ok().map(sentence)
     }
 
+    /// Whether what the runs from now on build stays for the next one on the same workspace.
+    pub fn keep_built(&mut self, keep: bool) {
+        self.keep_built = keep;
+    }
+
     /// What it holds of a workspace.
     pub fn held(&self) -> Option<&Held> {
         self.held.as_ref()
@@ -93,6 +103,14 @@ impl ArmedContainer {
     /// Notes what it holds now; `None` before anything is put, since a put that fails leaves nothing
     /// that is known.
     pub fn set_held(&mut self, held: Option<Held>) {
+        if let Some(held) = &held {
+            let before = self.note.get().filter(|before| before.workspace == held.workspace);
+            let mut now = copy(held, before.as_ref().and_then(|before| before.used));
+            if let Some(before) = before.filter(|_| now.kept.is_empty()) {
+                now.kept = before.kept;
+            }
+            self.note.set(Some(now));
+        }
         self.held = held;
     }
 
@@ -109,6 +127,10 @@ impl Pooled for ArmedContainer {
 
     fn findings(&self) -> &Findings {
         &self.findings
+    }
+
+    fn note(&self) -> &Note {
+        &self.note
     }
 
     fn outdated(&self) -> bool {
@@ -134,10 +156,8 @@ impl Pooled for ArmedContainer {
     fn reset(&mut self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async {
             // The pool leases it for one workspace only, which is what allows to keep build state.
-            let reset = ResetRequest {
-                keep_ignored: self.origin.profile.keep_ignored,
-                keep_tree: self.held.is_some(),
-            };
+            let reset =
+                ResetRequest { keep_ignored: self.keep_built, keep_tree: self.held.is_some() };
             self.reset_with(reset).await
         })
     }
@@ -145,9 +165,27 @@ impl Pooled for ArmedContainer {
     fn clean(&mut self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async {
             self.held = None;
-            self.reset_with(ResetRequest { keep_ignored: false, keep_tree: false }).await
+            self.reset_with(ResetRequest { keep_ignored: false, keep_tree: false }).await?;
+            self.note.set(None);
+            Ok(())
         })
     }
+}
+
+/// What the pool is told of a tree.
+fn copy(held: &Held, used: Option<jiff::Timestamp>) -> Copy {
+    Copy {
+        workspace: held.workspace,
+        path: held.path.clone(),
+        files: held.snapshot.files,
+        bytes: held.bytes,
+        kept: held.kept.iter().map(kept_state).collect(),
+        used,
+    }
+}
+
+fn kept_state(kept: &IgnoredTotal) -> KeptState {
+    KeptState { path: kept.path.clone(), bytes: kept.bytes }
 }
 
 impl ArmedContainer {
@@ -170,6 +208,16 @@ impl ArmedContainer {
         }
         let (held, tree) = (self.held.take(), report.tree);
         self.held = held.zip(tree).map(|(held, tree)| held.after_reset(tree, report.kept.clone()));
+        let used = Some(jiff::Timestamp::now());
+        // Without a tree there may still be what was built.
+        let kept = report.kept.iter().map(kept_state).collect::<Vec<_>>();
+        self.note.set(match (&self.held, self.note.get()) {
+            (Some(held), _) => Some(copy(held, used)),
+            (None, Some(before)) if !kept.is_empty() => {
+                Some(Copy { files: 0, bytes: 0, kept, used, ..before })
+            }
+            (None, _) => None,
+        });
         if !report.kept.is_empty() {
             tracing::debug!(container = %self.id, kept = ?report.kept, "build state stays");
         }
@@ -186,8 +234,6 @@ pub struct Profile {
     pub container: ContainerConfig,
     /// `[network]`
     pub network: NetworkConfig,
-    /// `workspace.keep_ignored`
-    pub keep_ignored: bool,
     /// Where workspaces are on the host.
     pub host_paths: HostPaths,
 }
@@ -285,6 +331,8 @@ impl Starter {
             gateway_port,
             fingerprint: armed.fingerprint,
             held: None,
+            note: Note::default(),
+            keep_built: false,
             findings,
             mark,
             origin,
@@ -371,7 +419,6 @@ impl Profile {
         Self {
             container: config.container.clone(),
             network: NetworkConfig { allow_hosts: Vec::new(), ..config.network.clone() },
-            keep_ignored: config.workspace.keep_ignored,
             host_paths: match config.workspace.host_paths {
                 true => HostPaths::of(workspaces),
                 false => HostPaths::default(),
@@ -384,12 +431,7 @@ impl Profile {
 impl Profile {
     fn harmless() -> Self {
         let container = super::spec::tests::config();
-        Self {
-            container,
-            network: NetworkConfig::default(),
-            keep_ignored: true,
-            host_paths: HostPaths::default(),
-        }
+        Self { container, network: NetworkConfig::default(), host_paths: HostPaths::default() }
     }
 }
 
@@ -411,64 +453,22 @@ impl ArmedContainer {
         let profile = Arc::new(Profile::harmless());
         let origin = Origin { profile, image: String::new() };
         let now = Arc::new(Mutex::new(origin.clone()));
-        let (gateway_port, held) = (None, None);
-        Self { id, keeper, incoming, gateway_port, fingerprint, held, mark, findings, origin, now }
+        Self {
+            id,
+            keeper,
+            incoming,
+            gateway_port: None,
+            fingerprint,
+            held: None,
+            note: Note::default(),
+            keep_built: false,
+            mark,
+            findings,
+            origin,
+            now,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-    use crate::container::label;
-    use crate::engine::fake::{FakeEngine, Manner, Verb};
-    use crate::keeper::wire;
-
-    #[test]
-    fn a_full_disk_of_the_engine_is_told_at_once_and_as_what_it_is() {
-        let error = |reason: &str| {
-            let reason = reason.to_owned();
-            engine_error(EngineError::Failed { verb: "start a container", container: None, reason })
-        };
-        let full = error("write /var/lib/docker/tmp: No space left on device");
-        assert_eq!((full.kind, full.is_permanent()), (ErrorKind::DiskFull, true));
-        assert!(full.sentence.contains("make room"), "{full}");
-        let other = error("runtime crashed");
-        assert_eq!((other.kind, other.is_permanent()), (ErrorKind::ContainerLost, false));
-    }
-
-    #[tokio::test]
-    async fn a_reset_that_leaves_anything_else_than_at_arming_is_refused() {
-        let (keeper, incoming, _served) = crate::keeper::loopback::harmless().await;
-        let id = ContainerId("c".to_owned());
-        let fingerprint = keeper.reset().await.unwrap();
-        let mark = Arc::default();
-        let mut container = ArmedContainer::harmless(id, keeper, incoming, mark);
-        container.fingerprint = fingerprint;
-        container.reset().await.unwrap();
-        container.fingerprint.processes += 1;
-        assert!(container.reset().await.is_err());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_container_that_is_not_ready_in_time_is_removed_before_its_place_is_free() {
-        let state = tempfile::tempdir().unwrap();
-        let owner = Arc::new(Owner::claim(state.path()).unwrap());
-        let engine = FakeEngine::silent();
-        engine.set_image_labels(BTreeMap::from([
-            (label::PROTOCOL.to_owned(), wire::PROTOCOL.to_string()),
-            (label::CODEX.to_owned(), "1".to_owned()),
-        ]));
-        let starter = Starter::new(Arc::new(engine.clone()), Profile::harmless(), owner);
-        for manner in [Manner::Ok, Manner::Never, Manner::Err] {
-            engine.set(Verb::Open, manner);
-            let error = starter.start().await.unwrap_err();
-            assert_eq!(error.kind, ErrorKind::ContainerLost);
-            let named = error.sentence.contains("container.start_timeout");
-            assert_eq!(named, manner != Manner::Err, "{error}");
-            assert_eq!(engine.counts().alive, 0, "{manner:?}");
-        }
-        assert_eq!(engine.counts().created, 3);
-    }
-}
+mod tests;

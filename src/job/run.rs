@@ -47,6 +47,8 @@ struct Prepared {
     record: Record,
     /// What Codex is started with.
     request: SpawnRequest,
+    /// See [`Job`].
+    keeps: bool,
 }
 
 /// Why Codex is not running any more.
@@ -91,6 +93,7 @@ pub(super) async fn run(
         progress,
         cancel,
         accepted,
+        keeps: prepared.keeps,
         result: &mut result,
     };
     if let Err(failure) = job.go(&prepared).await {
@@ -117,7 +120,7 @@ pub(super) async fn run(
 /// Checks everything that can be checked without a container, and opens the record.
 async fn prepare(
     orchestrator: &Orchestrator,
-    settings: &Settings,
+    settings: &Arc<Settings>,
     call: &RunCall,
 ) -> Result<Prepared, Failure> {
     let gateway = orchestrator.gateway()?;
@@ -126,9 +129,10 @@ async fn prepare(
     let default_model = settings.config.codex.model.clone();
     let owner = orchestrator.owner.clone();
     let proxy = network::has_proxy(&settings.config.network);
-    let call = call.clone();
+    let (call, settings) = (call.clone(), Arc::clone(settings));
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
+        let keeps = settings.keeps_built(&workspace);
         let variables = call.env_vars.iter();
         let command = CodexCommand {
             prompt: call.prompt.clone(),
@@ -139,7 +143,7 @@ async fn prepare(
         };
         let request = command.spawn_request(uuid::Uuid::new_v4().to_string())?;
         let record = Record::create(&runs, &Request::new(&call, &workspace.path, &owner))?;
-        Ok::<_, Failure>(Prepared { workspace, gateway, record, request })
+        Ok::<_, Failure>(Prepared { workspace, gateway, record, request, keeps })
     })
     .await
 }
@@ -152,6 +156,8 @@ struct Job<'a> {
     progress: ProgressSender,
     cancel: CancellationToken,
     accepted: Instant,
+    /// Whether what it builds stays for the next run on the same workspace.
+    keeps: bool,
     result: &'a mut RunResult,
 }
 
@@ -198,7 +204,7 @@ impl Job<'_> {
             } => Err((JobEnd::Cancelled, given_up())),
         };
         drop(keeper);
-        let mut keeps = settings.config.workspace.keep_ignored;
+        let mut keeps = self.keeps;
         let (set, ignored) = match collected {
             Ok(collected) => {
                 let cancelled_now = failure.is_none() && self.cancel.is_cancelled();

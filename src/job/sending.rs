@@ -118,7 +118,8 @@ impl Sending {
         let snapshot = Arc::new(snapshot);
         let key = self.workspace.key;
         self.manifests.note(key, &snapshot);
-        let held = Held { kept, ..Held::new(key, report.tree, Arc::clone(&snapshot)) };
+        let path = self.workspace.path.clone();
+        let held = Held { kept, path, ..Held::new(key, report.tree, Arc::clone(&snapshot)) };
         container.set_held(Some(held));
         Ok(SentTree { snapshot, files, bytes, full })
     }

@@ -348,10 +348,15 @@ impl Filler {
         let key = preparation.workspace();
         let Some(tree) = self.trees.iter_mut().find(|tree| tree.key == key) else { return };
         let (id, uses) = (preparation.container().id().clone(), preparation.uses());
+        let (files, bytes) = if tree.unasked { LARGE } else { (u64::MAX, u64::MAX) };
+        // What is brought up to date has its room; what grows over it is seen to afterwards.
+        let has_room = preparation.container().held().is_some();
+        let room = if has_room { u64::MAX } else { self.context.pool.look(|view| view.room) };
+        let bounds = Some((files, bytes.min(room)));
         let fill = Fill {
             settings,
             path: tree.path.clone(),
-            bounds: tree.unasked.then_some(LARGE),
+            bounds,
             state_dir: self.context.state_dir.clone(),
             manifests: self.context.manifests.clone(),
         };

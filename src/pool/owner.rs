@@ -195,6 +195,14 @@ pub fn alive(label: &str, state_dir: &Path) -> Alive {
     }
 }
 
+/// The labels of the owners of this machine that live and have a lock file. Blocks.
+pub fn living(state_dir: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(directory(state_dir)).into_iter().flatten().flatten();
+    let labels =
+        files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".lock")?.to_owned()));
+    labels.filter(|label| alive(label, state_dir) == Alive::Yes).collect()
+}
+
 /// Removes the files of dead owners of this machine. Gives their number. Any number of
 /// orchestrators may do it at once. Blocks.
 pub fn tidy(state_dir: &Path) -> usize {
@@ -319,10 +327,12 @@ mod tests {
         assert_ne!(label, second.label());
         assert_eq!(alive(&label, state.path()), Alive::Yes);
         assert_eq!(tidy(state.path()), 0);
+        assert_eq!(living(state.path()).len(), 2);
         assert!(owner.path.exists());
         drop(owner);
         assert_eq!(alive(&label, state.path()), Alive::No);
         assert_eq!(alive(second.label(), state.path()), Alive::Yes);
+        assert_eq!(living(state.path()), [second.label()]);
         drop(second);
         assert_eq!(std::fs::read_dir(directory(state.path())).unwrap().count(), 0);
     }

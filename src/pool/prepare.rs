@@ -53,6 +53,8 @@ pub struct View<'a, C> {
     pub target: usize,
     /// Time since the last call; `None` if there was none yet.
     pub quiet: Option<Duration>,
+    /// Bytes that containers may hold besides what they hold.
+    pub room: u64,
 }
 
 /// An idle container.
@@ -168,6 +170,11 @@ impl<S: Source> Pool<S> {
 }
 
 impl<S: Source> Shared<S> {
+    fn is_over_budget(&self) -> bool {
+        let state = self.state.lock();
+        state.notes.disk() > state.disk_budget
+    }
+
     fn view<'a>(&self, state: &'a State<S::Container>) -> View<'a, S::Container> {
         let policy = self.policy();
         let fit = |member: &Member<S::Container>| {
@@ -190,6 +197,7 @@ impl<S: Source> Shared<S> {
             waiting: state.queue.len(),
             target: self.target(state),
             quiet: state.calls.since_last(),
+            room: state.disk_budget.saturating_sub(state.notes.disk()),
         }
     }
 }
@@ -226,9 +234,15 @@ impl<S: Source> Preparation<S> {
         }
     }
 
-    /// Ends the preparation. Returns at once: a reset or a removal happens in the background.
-    pub fn finish(mut self, how: Prepared) {
-        let Some(mut member) = self.member.take() else { return };
+    /// Ends the preparation. Returns at once: a reset or a removal happens in the background. Gives
+    /// whether the container stays prepared: not if it is more than the disk budget has room for.
+    pub fn finish(mut self, how: Prepared) -> bool {
+        let Some(mut member) = self.member.take() else { return false };
+        // What no job has asked for takes nothing from what a job had.
+        let how = match how {
+            Prepared::Ready if !member.served && self.shared.is_over_budget() => Prepared::Spoiled,
+            how => how,
+        };
         let (shared, number, workspace) = (&self.shared, self.number, self.workspace);
         match how {
             Prepared::Ready => {
@@ -263,6 +277,7 @@ impl<S: Source> Preparation<S> {
             }
         }
         shared.settled.notify_one();
+        how == Prepared::Ready
     }
 }
 

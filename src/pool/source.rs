@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::engine::ContainerId;
 use crate::failure::{ErrorKind, Failure};
 
+use super::copies::Note;
+
 /// Starts, arms and removes containers of one profile.
 pub trait Source: fmt::Debug + Send + Sync + 'static {
     /// An armed container.
@@ -34,6 +36,9 @@ pub trait Pooled: fmt::Debug + Send + Sync + 'static {
 
     /// Whether the stream is open and the keeper was heard in time; asks nobody.
     fn answering(&self) -> bool;
+
+    /// Where it notes what it holds of a workspace.
+    fn note(&self) -> &Note;
 
     /// Resolves with the reason when the container is lost. Does not keep the stream open.
     fn lost(&self) -> BoxFuture<'static, String>;

@@ -9,6 +9,7 @@ use crate::verdict::{DestroyReason, Health, Policy, unfit};
 
 use super::acquire::Grant;
 use super::choice::{self, Candidate, Others, WorkspaceKey};
+use super::copies::Notes;
 use super::place::{Pace, Place, estimate};
 use super::prepare::Preparing;
 use super::queue::{Queue, Ticket};
@@ -45,6 +46,12 @@ pub(crate) struct State<C> {
     /// No start for the target before this, after a checkout.
     pub(crate) quiet_until: Option<Instant>,
     pub(crate) closed: bool,
+    /// What containers hold.
+    pub(crate) notes: Notes,
+    /// `workspace.disk_budget`
+    pub(crate) disk_budget: u64,
+    /// Copies that were given up for the budget.
+    pub(crate) given_up: u64,
 }
 
 impl<C> State<C> {
@@ -68,6 +75,9 @@ impl<C> State<C> {
             not_before: None,
             quiet_until: None,
             closed: false,
+            notes: Notes::default(),
+            disk_budget: u64::MAX,
+            given_up: 0,
         }
     }
 
@@ -258,10 +268,22 @@ impl<S: Source> Shared<S> {
             drop(state);
             return self.destroy(member, reason, settle);
         }
+        if member.container.note().is_forgotten() {
+            if let Err(reason) = self.cleanable(&member) {
+                drop(state);
+                return self.destroy(member, reason, settle);
+            }
+            settle(&mut state);
+            state.cleaning += 1;
+            self.begin_cleaning(member);
+            return;
+        }
         settle(&mut state);
         state.idle.push(member);
         self.serve(&mut state);
+        let over = self.give_up(&mut state);
         drop(state);
+        self.end_given_up(over);
         self.touch();
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::copies::{Disk, WorkspaceCopies};
+
 /// The pool at one moment, and its counters since the server started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct PoolStatus {
@@ -53,6 +55,12 @@ pub struct PoolStatus {
     /// reset would need; left out if a reset can be proved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub no_reset: Vec<String>,
+    /// What containers hold of workspaces, the one used last first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<WorkspaceCopies>,
+    /// The disk that it takes.
+    #[serde(default)]
+    pub disk: Disk,
 }
 
 /// Percentiles in milliseconds.
@@ -64,6 +72,13 @@ pub struct Percentiles {
     pub p95: f64,
     /// 99 of 100 are at most this.
     pub p99: f64,
+}
+
+/// Paths of build state that the line for people shows of each workspace.
+const SHOWN: usize = 5;
+
+fn size(bytes: u64) -> impl std::fmt::Display {
+    bytesize::ByteSize::b(bytes).display().iec()
 }
 
 impl PoolStatus {
@@ -85,6 +100,32 @@ impl PoolStatus {
         if let Some(engine) = &self.engine {
             text.push_str("; engine ");
             text.push_str(engine);
+        }
+        if self.disk.used > 0 {
+            let Disk { used, budget, .. } = self.disk;
+            text.push_str(&format!("\nOn disk: {} of {}", size(used), size(budget)));
+        }
+        for copies in &self.copies {
+            text.push_str(&format!(
+                "\n  {}: {} files, {} in {}",
+                copies.path,
+                copies.files,
+                size(copies.bytes),
+                match copies.containers {
+                    1 => "1 container".to_owned(),
+                    more => format!("{more} containers"),
+                },
+            ));
+            if !copies.kept.is_empty() {
+                let kept = copies.kept.iter().take(SHOWN);
+                let kept: Vec<_> =
+                    kept.map(|one| format!("{} ({})", one.path, size(one.bytes))).collect();
+                text.push_str(&format!("; kept of what was built: {}", kept.join(", ")));
+                let more = copies.kept.len().saturating_sub(SHOWN);
+                if more > 0 {
+                    text.push_str(&format!(" and {more} more"));
+                }
+            }
         }
         if let Some(error) = &self.settings_error {
             text.push_str("\nThe settings were changed and refused: ");

@@ -200,6 +200,7 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
                 }
             });
             let findings = container.findings().clone();
+            let note = container.note().clone();
             let now = Instant::now();
             let member = Member {
                 container,
@@ -215,6 +216,7 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
                     tell(&findings);
                     state.findings = findings;
                 }
+                state.notes.add(&note);
                 state.starting -= 1;
                 state.failures = 0;
                 state.not_before = None;

@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -27,6 +28,10 @@ pub struct Held {
     pub snapshot: Arc<Snapshot>,
     /// What is in the snapshot, or in the `.git` that went with it, and not in the container.
     pub dropped: BTreeSet<RelPath>,
+    /// Where the workspace was when it was sent.
+    pub path: PathBuf,
+    /// Bytes of the files in the container.
+    pub bytes: u64,
     /// Build state that is kept with it, the topmost paths.
     pub kept: Vec<IgnoredTotal>,
 }
@@ -34,13 +39,16 @@ pub struct Held {
 impl Held {
     /// What is held after a put.
     pub fn new(workspace: WorkspaceKey, tree: u64, snapshot: Arc<Snapshot>) -> Self {
-        Self { workspace, tree, snapshot, dropped: BTreeSet::new(), kept: Vec::new() }
+        let (dropped, kept, path) = (BTreeSet::new(), Vec::new(), PathBuf::new());
+        let bytes = snapshot.bytes;
+        Self { workspace, tree, snapshot, dropped, path, bytes, kept }
     }
 
     /// What is left of it after a reset that kept `tree`, and `kept` of what was built.
     #[must_use]
     pub fn after_reset(mut self, tree: KeptTree, kept: Vec<IgnoredTotal>) -> Self {
         self.tree = tree.tree;
+        self.bytes = tree.bytes;
         self.dropped.extend(tree.dropped);
         self.kept = kept;
         self

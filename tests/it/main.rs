@@ -8,6 +8,7 @@
 mod apply_later;
 mod attempts;
 mod bad_input;
+mod builds;
 mod cancel;
 mod commits;
 mod commits_more;

@@ -146,3 +146,91 @@ async fn a_bad_file_changes_nothing_and_says_why() {
     assert_eq!(status["max_size"], 4);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_repository_builds_is_kept_or_not_from_the_next_run_on_and_no_container_is_lost() {
+    need_engine!();
+    let build = "cat target/x > found.txt 2>/dev/null || echo none > found.txt; mkdir -p target; \
+                 date +%N >> target/x";
+    let script = Script::always(vec![Step::run(build), Step::Say("Built.".into())]);
+    let server_options = "log = \"info\"\nshutdown_grace = \"30s\"";
+    let options = Options::default().set("pool", "max_size = 1").set("server", server_options);
+    let mut server = Server::start(script, options).await;
+    server.write(".gitignore", "target/\n");
+    let first = server.run("build").await;
+    assert_eq!(first["ignored_new"][0]["kept"], true, "{first}\n{}", server.log());
+    let status =
+        until(&mut server, "what was built", |s| s["copies"][0]["kept"][0]["path"] == "target/")
+            .await;
+    let copies = &status["copies"][0];
+    let path = server.workspace.canonicalize().unwrap();
+    assert_eq!(copies["path"], path.to_str().unwrap(), "{status}");
+    assert!(copies["last_used"].is_string() && copies["containers"] == 1, "{status}");
+    assert!(status["disk"]["used"].as_u64() >= copies["kept"][0]["bytes"].as_u64(), "{status}");
+    assert_eq!(status["disk"]["budget"], 20_u64 << 30, "{status}");
+    let seen = server.log().matches("settings").count();
+    // A link to the workspace is as good as its path.
+    let link = server.home.path().join("link");
+    std::os::unix::fs::symlink(&server.workspace, &link).unwrap();
+    add(&server, &format!("[repo.{link:?}]\nkeep_ignored = false"));
+    let began = Instant::now();
+    while server.log().matches("settings").count() == seen {
+        assert!(began.elapsed() < PATIENCE, "{}", server.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let second = server.run("build").await;
+    assert!(second["ignored_new"][0]["kept"].is_null(), "{second}\n{}", server.log());
+    assert_ne!(server.read("found.txt"), "none\n");
+    let status = until(&mut server, "nothing of it", |s| s["copies"][0]["kept"].is_null()).await;
+    assert_eq!(status["destroyed"], json!({}), "{status}");
+    let third = server.run("build").await;
+    assert_eq!(third["container_id"], first["container_id"], "{third}");
+    assert_eq!(server.read("found.txt"), "none\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_user_drops_goes_from_the_containers_of_every_server() {
+    need_engine!();
+    let build = "cat target/x > found.txt 2>/dev/null || echo none > found.txt; mkdir -p target; \
+                 date +%N >> target/x";
+    let script = Script::always(vec![Step::run(build), Step::Say("Built.".into())]);
+    let options = || {
+        let server = "log = \"info\"\nshutdown_grace = \"30s\"";
+        Options::default().set("pool", "max_size = 1").set("server", server)
+    };
+    let mut one = Server::start(script.clone(), options()).await;
+    // The same state directory and the same workspace.
+    let state = one.home.path().join("state");
+    let shared = options().env("XDG_STATE_HOME", state.to_str().unwrap());
+    let home = tempfile::TempDir::new().unwrap();
+    let mut two = Server::start_in(script, shared, home, one.workspace.clone()).await;
+    one.write(".gitignore", "target/\n");
+    for server in [&mut one, &mut two] {
+        let result = server.run("build").await;
+        assert_eq!(result["success"], true, "{result}\n{}", server.log());
+        until(server, "what was built", |s| s["copies"][0]["kept"][0]["path"] == "target/").await;
+    }
+    let drop_copies = |repo: PathBuf| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mcp-codex-orchestrator"));
+        command.env("XDG_STATE_HOME", &state).env("HOME", one.home.path());
+        let output = command.args(["copies", "drop"]).arg(repo).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let elsewhere = one.home.path().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    let nothing = format!("No container holds anything of {}.\n", elsewhere.display());
+    assert_eq!(drop_copies(elsewhere), nothing);
+    let workspace = one.workspace.clone();
+    let said = drop_copies(workspace.clone());
+    assert_eq!(said, format!("Dropped what 2 containers held of {}.\n", workspace.display()));
+    assert_eq!(fs::read_dir(state.join("mcp-codex-orchestrator/drops")).unwrap().count(), 0);
+    for server in [&mut one, &mut two] {
+        let result = server.run("build").await;
+        assert_eq!(result["success"], true, "{result}\n{}", server.log());
+        assert_eq!(fs::read_to_string(workspace.join("found.txt")).unwrap(), "none\n");
+    }
+    one.stop().await;
+    two.stop().await;
+}

@@ -164,12 +164,7 @@ impl Ground {
         };
         set(&mut config);
         let network = NetworkConfig { mode: Network::None, allow_hosts: Vec::new() };
-        let profile = Profile {
-            container: config,
-            network,
-            keep_ignored: false,
-            host_paths: HostPaths::default(),
-        };
+        let profile = Profile { container: config, network, host_paths: HostPaths::default() };
         Starter::new(Arc::new(engine), profile, Arc::clone(&self.owner))
     }
 

@@ -93,10 +93,10 @@ impl Armed {
         let network = NetworkConfig { mode: Network::None, allow_hosts: vec!["a.example".into()] };
         let state = TempDir::new().unwrap();
         let owner = Arc::new(Owner::claim(state.path()).unwrap());
-        let profile =
-            Profile { container: config, network, keep_ignored, host_paths: HostPaths::default() };
+        let profile = Profile { container: config, network, host_paths: HostPaths::default() };
         let starter = Starter::new(engine, profile, Arc::clone(&owner));
-        let container = starter.start().await.unwrap();
+        let mut container = starter.start().await.unwrap();
+        container.keep_built(keep_ignored);
         let mut armed = Self { container, look: String::new(), _owner: owner, _state: state };
         armed.look = armed.look();
         armed

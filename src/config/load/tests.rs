@@ -249,3 +249,52 @@ fn hosts_that_cannot_be_allowed_are_refused_with_their_line() {
         loaded(&format!("[network]\n{lines}\n"), &[]).unwrap();
     }
 }
+
+#[test]
+fn a_section_for_one_workspace_has_its_own_keys_and_is_found_by_whatever_path_leads_there() {
+    use std::os::unix::fs::MetadataExt;
+
+    use crate::workspace::WorkspaceKey;
+
+    let directory = tempfile::tempdir().unwrap();
+    let (real, link) = (directory.path().join("real"), directory.path().join("link"));
+    std::fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let text = format!("[repo.{link:?}]\nkeep_ignored = false\n[repo.\"/gone\"]\n");
+    let loaded = loaded(&text, &[("HOME", "/home/x")]).unwrap();
+    let found = std::fs::metadata(&real).unwrap();
+    let key = WorkspaceKey { dev: found.dev(), ino: found.ino() };
+    assert_eq!(loaded.config.repo_of(key).unwrap().keep_ignored, Some(false));
+    assert_eq!(loaded.config.repo_of(WorkspaceKey { ino: 0, ..key }), None);
+    let shown = loaded.to_toml();
+    assert!(
+        shown.contains(&format!("[repo.{link:?}]\nkeep_ignored = false  # c.toml:2\n"))
+            || shown.contains("keep_ignored = false  # "),
+        "{shown}"
+    );
+    assert!(shown.parse::<Table>().is_ok(), "{shown}");
+}
+
+#[test]
+fn a_section_for_one_workspace_is_refused_where_it_is_wrong() {
+    assert_eq!(
+        refused("[repo.\"/w\"]\nkeep_ignord = true\n"),
+        "c.toml:2: unknown key \"repo.\"/w\".keep_ignord\"; did you mean \"keep_ignored\"?"
+    );
+    assert_eq!(
+        refused("[repo.\"/w\"]\nzzzzzzzz = true\n"),
+        "c.toml:2: unknown key \"repo.\"/w\".zzzzzzzz\"; a section for one workspace has keep_ignored"
+    );
+    assert_eq!(
+        refused("[repo.\"/w\"]\nkeep_ignored = 1\n"),
+        "c.toml:2: repo.\"/w\".keep_ignored must be true or false, but is 1"
+    );
+    assert_eq!(refused("\n[repo.\"w\"]\n"), "c.toml:2: repo.\"w\" must be an absolute path");
+    let form = "must be a section, written [repo.\"/path/of/a/workspace\"]";
+    assert_eq!(
+        refused("[repo]\nkeep_ignored = true\n"),
+        format!("c.toml:2: repo.\"keep_ignored\" {form}")
+    );
+    assert_eq!(refused("repo = 1\n"), format!("c.toml:1: repo {form}"));
+    assert_eq!(refused("[rep.\"/w\"]\n"), "c.toml:1: unknown key \"rep\"; did you mean \"repo\"?");
+}

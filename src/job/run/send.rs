@@ -34,6 +34,7 @@ impl Job<'_> {
         self.result.timings_ms.checkout = Some(if miss.is_some() { 0.0 } else { took });
         self.result.warm = Some(miss.is_none());
         self.result.cold_reason = miss.map(name);
+        lease.container().keep_built(self.keeps);
         self.result.container_id = Some(lease.container().id().short().to_owned());
         Ok(lease)
     }

@@ -91,11 +91,14 @@ impl Fill {
                 Err(failure) => Filled::Unfit(failure),
             },
         };
-        preparation.finish(match filled {
+        let stays = preparation.finish(match filled {
             Filled::Done(_) => Prepared::Ready,
             _ => Prepared::Spoiled,
         });
-        filled
+        match filled {
+            Filled::Done(_) if !stays => Filled::Unfit(no_room()),
+            filled => filled,
+        }
     }
 
     /// Opens the workspace; `None` if somebody writes it now.
@@ -113,6 +116,14 @@ impl Fill {
         })
         .await
     }
+}
+
+/// Why a workspace that was sent is not there any more.
+fn no_room() -> Failure {
+    Failure::new(
+        ErrorKind::TransferFailed,
+        "it is more than workspace.disk_budget has room for".to_owned(),
+    )
 }
 
 /// Resolves when somebody waits to write the workspace.

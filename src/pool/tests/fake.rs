@@ -14,6 +14,7 @@ use crate::config::{PoolConfig, Recycle};
 use crate::engine::ContainerId;
 use crate::failure::ErrorKind;
 use crate::pool::choice::WorkspaceKey;
+use crate::pool::copies::Note;
 use crate::pool::source::{Findings, Pooled, Source, StartError};
 
 /// What a step of the fake does.
@@ -83,6 +84,7 @@ pub(super) struct FakeContainer {
     pub(super) answering: watch::Sender<bool>,
     findings: Findings,
     profile: u32,
+    note: Note,
 }
 
 impl FakeSource {
@@ -143,6 +145,7 @@ impl Source for FakeSource {
                 answering: watch::Sender::new(true),
                 findings: self.0.findings.lock().clone(),
                 profile: self.0.profile.load(Ordering::SeqCst),
+                note: Note::default(),
             })
         })
     }
@@ -186,6 +189,10 @@ impl Pooled for FakeContainer {
         &self.findings
     }
 
+    fn note(&self) -> &Note {
+        &self.note
+    }
+
     fn outdated(&self) -> bool {
         self.profile != self.world.profile.load(Ordering::SeqCst)
     }
@@ -216,6 +223,7 @@ impl Pooled for FakeContainer {
         Box::pin(async move {
             self.reset().await?;
             self.world.contents.lock().remove(&self.id.0);
+            self.note.set(None);
             self.world.cleaned.fetch_add(1, Ordering::SeqCst);
             Ok(())
         })

@@ -182,7 +182,9 @@ async fn closing_calls_it_off_and_waits_for_it() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert!(poll!(&mut draining).is_pending());
         match how {
-            Some(how) => one.finish(how),
+            Some(how) => {
+                one.finish(how);
+            }
             None => drop(one),
         }
         draining.await;
@@ -202,7 +204,9 @@ async fn a_call_that_is_given_up_leaves_a_pool_that_serves() {
             let work = async {
                 one.wanted().await;
                 match how {
-                    Some(how) => one.finish(how),
+                    Some(how) => {
+                        one.finish(how);
+                    }
                     None => drop(one),
                 }
             };

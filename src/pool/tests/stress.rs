@@ -161,7 +161,9 @@ fn end(mut one: Preparation<FakeSource>, how: Option<Prepared>) {
             one.container().take_back();
             one.finish(Prepared::Untouched);
         }
-        Some(how) => one.finish(how),
+        Some(how) => {
+            one.finish(how);
+        }
         None => drop(one),
     }
 }

@@ -71,6 +71,7 @@ fn config() -> WorkspaceConfig {
         exclude: Vec::new(),
         ignored: Ignored::Files,
         keep_ignored: true,
+        disk_budget: 20 << 30,
         warm: true,
         host_paths: true,
         max_bytes: 0,

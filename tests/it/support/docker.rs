@@ -66,6 +66,22 @@ impl Image {
         Self::made(name, &format!("docker build -q -t {name} - <<'END'\n{dockerfile}\nEND"))
     }
 
+    /// Builds the image under test with the Rust that these tests are built with, at `/opt/rust`.
+    pub(crate) fn with_rust(name: &'static str) -> Self {
+        let dockerfile =
+            format!("FROM {}\nCOPY bin/ /opt/rust/bin/\nCOPY lib/ /opt/rust/lib/", image());
+        Self::made(
+            name,
+            &format!(
+                "set -eu; rust=$(rustc --print sysroot); host=$(rustc -vV | sed -n 's/^host: //p')
+                 file=$(mktemp -d); trap 'rm -rf $file' EXIT
+                 echo '{dockerfile}' > $file/Dockerfile; cd $rust
+                 tar -cf - -C $file Dockerfile -C $rust bin/cargo bin/rustc lib/lib* \
+                   lib/rustlib/$host | docker build -q -t {name} -"
+            ),
+        )
+    }
+
     /// Makes an empty image, with a change such as a label.
     pub(crate) fn empty(name: &'static str, change: &str) -> Self {
         let tar = "tar -cf - --files-from /dev/null";
