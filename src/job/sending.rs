@@ -145,6 +145,7 @@ impl Sending {
             switch::recover(&state_dir, workspace.key);
             let base = Base { held: held.as_deref(), latest: latest.as_deref() };
             let mut bridge = SyncIoBridge::new(put);
+            let rules = rules.with_state(&state_dir);
             let sent = send_on(&workspace, &rules, base, &mut bridge);
             Ok::<_, Failure>((sent, bridge.into_inner()))
         })
