@@ -287,6 +287,7 @@ impl Maker<'_> {
             .with("GIT_OBJECT_DIRECTORY", self.place.folder())
             .with("GIT_ALTERNATE_OBJECT_DIRECTORIES", paths(self.source.objects)?)
             .set("pack.packSizeLimit=0")
+            .set("pack.writeReverseIndex=false")
             .set("core.bigFileThreshold=16m")
             .time(PACK_TIME);
         if let Some(limit) = limit {
