@@ -76,7 +76,7 @@ fn the_next_time_nothing_is_made_again() {
 #[test]
 fn a_new_commit_and_what_is_staged_add_a_small_pack() {
     let host = Host::new(&[]);
-    host.write("big", noise(LIMIT as usize / 2));
+    host.commit("big", noise(LIMIT as usize / 2));
     host.grow(60);
     host.send().is_sound(50);
     let before = kept(&host.state());

@@ -8,9 +8,10 @@ mod large;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use mcp_codex_orchestrator::config::workspace::Ignored;
 use mcp_codex_orchestrator::workspace::git::{CutHistory, HistoryRules};
@@ -63,12 +64,44 @@ impl Host {
 
     /// A large blob comes and goes, and then there are `count` commits.
     fn grow(&self, count: usize) {
-        self.commit("large", noise(2 * LIMIT as usize));
-        self.git(&["rm", "-q", "large"]);
-        self.git(&["commit", "-q", "-m", "no large"]);
-        for number in 0..count {
-            self.commit("counter", format!("{number}\n"));
+        self.import(1, 2 * LIMIT as usize, count);
+    }
+
+    /// So many large blobs come and go, and then there are `count` commits.
+    fn import(&self, blobs: usize, bytes: usize, count: usize) {
+        let began = self.git(&["log", "-1", "--format=%ct"]).trim().parse::<u64>().unwrap();
+        let mut git = Command::new("git")
+            .current_dir(self.path())
+            .args(["-c", "core.compression=0", "-c", "fastimport.unpackLimit=1000"])
+            .args(["fast-import", "--quiet"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut out = git.stdin.take().unwrap();
+        for number in 0..=blobs + count {
+            let (message, change) = match number {
+                at if at < blobs => ("large", Some(("large", noise(bytes)))),
+                at if at == blobs => ("no large", None),
+                at => ("counter", Some(("counter", format!("{at}\n").into_bytes()))),
+            };
+            let (time, length) = (began + number as u64, message.len());
+            write!(out, "commit refs/heads/main\ncommitter t <t@t> {time} +0000\n").unwrap();
+            writeln!(out, "data {length}\n{message}").unwrap();
+            if number == 0 {
+                writeln!(out, "from refs/heads/main^0").unwrap();
+            }
+            match change {
+                Some((name, bytes)) => {
+                    writeln!(out, "M 100644 inline {name}\ndata {}", bytes.len()).unwrap();
+                    out.write_all(&bytes).unwrap();
+                    writeln!(out).unwrap();
+                }
+                None => writeln!(out, "D large").unwrap(),
+            }
         }
+        drop(out);
+        assert!(git.wait().unwrap().success());
+        self.git(&["reset", "-q", "--hard"]);
     }
 
     fn send(&self) -> Sent {
@@ -166,8 +199,6 @@ fn noise(count: usize) -> Vec<u8> {
         .unwrap();
     bytes
 }
-
-use std::io;
 
 fn git(directory: &Path, arguments: &[&str]) -> String {
     let output = try_git(directory, arguments);

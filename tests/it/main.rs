@@ -12,6 +12,7 @@ mod cancel;
 mod commits;
 mod commits_more;
 mod health;
+mod history;
 mod host_paths;
 mod ignored;
 mod interrupted;
