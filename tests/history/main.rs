@@ -73,6 +73,8 @@ impl Host {
         let mut git = Command::new("git")
             .current_dir(self.path())
             .args(["-c", "core.compression=0", "-c", "fastimport.unpackLimit=1000"])
+            // Nothing is to be found alike in noise.
+            .args(["-c", "core.bigFileThreshold=1m"])
             .args(["fast-import", "--quiet"])
             .stdin(Stdio::piped())
             .spawn()

@@ -35,7 +35,7 @@ fn rules() -> SendRules {
         ignored: Ignored::Files,
         max_bytes: 1 << 30,
         max_files: 100_000,
-        history: HistoryRules::default(),
+        history: mcp_codex_orchestrator::workspace::git::HistoryRules::default(),
     }
 }
 

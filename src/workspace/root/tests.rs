@@ -73,6 +73,7 @@ fn config() -> WorkspaceConfig {
         keep_ignored: true,
         host_paths: true,
         max_bytes: 0,
+        history_limit: 0,
         max_files: 0,
         lock_timeout: std::time::Duration::ZERO,
         protect: Vec::new(),
