@@ -24,7 +24,7 @@ use super::manifest::{self, Manifest, Time, Verdict};
 use super::put::DEEPEST;
 use super::wanted::Rules;
 use super::{Doing, Refusal, places};
-use crate::keeper::wire::{CollectReport, CollectRequest};
+use crate::keeper::wire::{CollectReport, CollectRequest, USER};
 use crate::path::RelPath;
 
 /// What is before the path of a node that differs.
@@ -47,6 +47,7 @@ pub(super) fn read(
         limits,
         tar: tar::Builder::new(out),
         seen: vec![false; manifest.len()],
+        last: 0,
         report: CollectReport::default(),
         ignored: IgnoredNew::default(),
         room: Room::on(root),
@@ -67,6 +68,8 @@ struct Reader<'a> {
     limits: &'a CollectRequest,
     tar: tar::Builder<&'a mut dyn Write>,
     seen: Vec<bool>,
+    /// As in [`Manifest::find_after`].
+    last: usize,
     report: CollectReport,
     ignored: IgnoredNew,
     room: Room,
@@ -98,19 +101,16 @@ impl Reader<'_> {
                 stack.pop();
                 continue;
             };
-            let mut path = level.path.clone();
+            let mut path = Vec::with_capacity(level.path.len() + 1 + name.as_bytes().len());
+            path.extend_from_slice(&level.path);
             if !path.is_empty() {
                 path.push(b'/');
             }
             path.extend_from_slice(name.as_bytes());
-            let path = RelPath::new(path).map_err(|error| {
-                let within = String::from_utf8_lossy(&level.path);
-                Refusal(format!("a path in {within} cannot be collected: {error}"))
-            })?;
             if stack.len() > DEEPEST {
                 return Err(Refusal(format!(
                     "the tree is deeper than {DEEPEST} directories at {}…",
-                    String::from_utf8_lossy(&path.as_bytes()[..path.as_bytes().len().min(80)])
+                    String::from_utf8_lossy(&path[..path.len().min(80)])
                 )));
             }
             if let Some(inner) = self.node(&stack, &name, path)? {
@@ -126,35 +126,37 @@ impl Reader<'_> {
         &mut self,
         stack: &[Level],
         name: &CString,
-        path: RelPath,
+        path: Vec<u8>,
     ) -> Result<Option<Level>, Refusal> {
         let Some(level) = stack.last() else { return Ok(None) };
-        let doing = format!("collect {path}");
-        let stat = fs::statat(&level.directory, name, AtFlags::SYMLINK_NOFOLLOW).doing(&doing)?;
+        let parent = level.directory.as_fd();
+        // Only formatted where something is said: most nodes are as they were put.
+        let shown = String::from_utf8_lossy(&path);
+        let doing = format_args!("collect {shown}");
+        let stat = fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).doing(doing)?;
         let is_directory = places::is_directory(&stat);
-        let known = self.manifest.find(path.as_bytes());
+        let known = self.manifest.find_after(&mut self.last, &path);
         let mut ignored = level.ignored;
         if let Some(index) = known {
             self.seen[index] = true;
             if stack.len() == 1 && name.as_c_str() == c".git" {
                 return Ok(None);
             }
-            ignored |= is_directory && level.rules.ignored_new(path.as_bytes(), true);
+            ignored |= is_directory && level.rules.ignored_new(&path, true);
             let Some(entry) = self.manifest.get(index) else { return Ok(None) };
             let changed = match manifest::compare(entry, &stat, self.certified_before) {
                 Verdict::Same => false,
                 Verdict::Changed => true,
                 Verdict::Compare => {
-                    let hash = hash_of(level.directory.as_fd(), name, &stat, &mut self.buffer)
-                        .doing(&doing)?;
+                    let hash = hash_of(parent, name, &stat, &mut self.buffer).doing(doing)?;
                     entry.hash.as_deref() != Some(&hash)
                 }
             };
             if changed {
-                self.send(level.directory.as_fd(), name, TREE, &path, &stat)?;
+                self.send(parent, name, TREE, &RelPath::new(&path[..]).doing(doing)?, &stat)?;
             }
         } else {
-            let parent = level.directory.as_fd();
+            let path = RelPath::new(&path[..]).doing(doing)?;
             if ignored
                 || level.rules.ignored_new(path.as_bytes(), is_directory)
                 || (is_directory && level.rules.says_so_itself(parent, name, path.as_bytes()))
@@ -170,13 +172,12 @@ impl Reader<'_> {
         if !is_directory {
             return Ok(None);
         }
-        let directory =
-            fs::openat(&level.directory, name, places::DIRECTORY, Mode::empty()).doing(&doing)?;
+        let directory = fs::openat(parent, name, places::DIRECTORY, Mode::empty()).doing(doing)?;
         Ok(Some(Level {
-            names: places::sorted_names(directory.as_fd()).doing(&doing)?,
-            rules: level.rules.enter(directory.as_fd(), path.as_bytes()),
+            names: places::sorted_names(directory.as_fd()).doing(doing)?,
+            rules: level.rules.enter(directory.as_fd(), &path),
             directory,
-            path: path.as_bytes().to_vec(),
+            path,
             ignored,
         }))
     }
@@ -290,7 +291,7 @@ impl Reader<'_> {
     ) -> Result<(), Refusal> {
         let parent = level.directory.as_fd();
         let is_directory = places::is_directory(stat);
-        let size = kept::size_of(parent, name, stat, false);
+        let size = kept::size_of(parent, name, stat, (USER, USER), false);
         let builds = is_directory || level.ignored;
         let stays = builds && self.room.take(&size);
         self.ignored.count(path, is_directory, size.bytes, stays);
@@ -303,7 +304,7 @@ impl Reader<'_> {
 }
 
 /// The hash of a file's contents or of a link's target, read through `buffer`.
-fn hash_of(
+pub(super) fn hash_of(
     parent: BorrowedFd<'_>,
     name: &CStr,
     stat: &Stat,
@@ -324,7 +325,7 @@ fn hash_of(
     }
 }
 
-fn open_file(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<std::fs::File> {
+pub(super) fn open_file(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<std::fs::File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = fs::openat(parent, name, flags, Mode::empty())?;
     if !FileType::from_raw_mode(fs::fstat(&file)?.st_mode).is_file() {
@@ -379,7 +380,9 @@ mod tests {
         tar.append_link(&mut header, "l", "b").unwrap();
         let tar = tar.into_inner().unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
-        let (manifest, _) = put::write(root.as_fd(), &mut &tar[..], true, None).unwrap();
+        let manifest = put::write(root.as_fd(), &mut &tar[..], true, Manifest::default(), None)
+            .unwrap()
+            .manifest;
         change(place.path());
         let mut out = Vec::new();
         let report = read(root.as_fd(), &manifest, None, limits, &mut out)?;
