@@ -104,7 +104,7 @@ fn a_fifo_in_the_place_of_a_file_never_blocks() {
         for _ in 0..300 {
             let workspace = open_unchecked(tree.path()).unwrap();
             let snapshot = send(&workspace, &rules(), std::io::sink()).unwrap();
-            if snapshot.nodes.contains_key(&RelPath::new("f").unwrap()) {
+            if snapshot.nodes.contains_key(RelPath::new("f").unwrap()) {
                 files += 1
             } else {
                 fifos += 1
