@@ -1,7 +1,7 @@
 # What people and CI type. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak soak-kills fuzz bench image codex file-systems lint engine engines build
+.PHONY: help demo test soak soak-kills soak-history fuzz bench image codex file-systems lint engine engines build
 
 VENV := target/venv
 
@@ -25,6 +25,9 @@ soak: soak-kills ## Apply changes 100,000 times while an editor saves; no save m
 
 soak-kills: image ## Kill the server at 200 random moments; nothing may be left and no change be half
 	CODEX_KILLS=200 CODEX_TESTS_REQUIRE_ENGINE=1 cargo test --test it -- --nocapture kill_at_random
+
+soak-history: ## Send a repository with more than 2 GiB of history; needs 5 GB of room
+	CODEX_HISTORY_MIB=2112 cargo test --test history -- --nocapture a_large_history
 
 fuzz: $(CARGO_FUZZ) ## Feed what takes in a container's bytes with bytes; FUZZ_SECONDS a target
 	fuzz/run.sh $(CARGO_FUZZ) $(FUZZ_SECONDS)

@@ -176,7 +176,8 @@ impl Snapshot {
         Some(BaseNode { stamp, ..BaseNode::from(node) })
     }
 
-    /// A sentence for each reason why something stayed home that the user will miss.
+    /// A sentence for each reason why something stayed home that the user will miss, and for a
+    /// history that did not go whole.
     pub fn notes(&self) -> Vec<String> {
         const NAMED: usize = 5;
         let sentence = |reason: &StayReason| {
@@ -194,7 +195,12 @@ impl Snapshot {
             (!paths.is_empty())
                 .then(|| format!("Codex did not see {named}{more}, which stayed home: {reason}"))
         };
-        StayReason::UNEXPECTED.iter().filter_map(sentence).collect()
+        let mut notes: Vec<String> = StayReason::UNEXPECTED.iter().filter_map(sentence).collect();
+        #[cfg(feature = "host")]
+        if let GitSent::Made { history: Some(history), .. } = &self.git {
+            notes.push(history.note());
+        }
+        notes
     }
 }
 
@@ -292,6 +298,10 @@ pub enum GitSent {
         /// Whether the index went with it; without one, git in the container sees every file as
         /// deleted from the index until `git reset`.
         index: bool,
+        /// What went of its history, if not all of it.
+        #[cfg(feature = "host")]
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        history: Option<git::CutHistory>,
     },
     /// It was not sent; the files of the tree were. The reason is a sentence for the user.
     StayedHome(String),

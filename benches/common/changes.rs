@@ -36,6 +36,7 @@ pub(crate) fn run(workspace: &Workspace, app: &Path, runs: &Path, id: &str) -> R
         ignored: Ignored::Files,
         max_bytes: 1 << 40,
         max_files: 1_000_000,
+        history: mcp_codex_orchestrator::workspace::git::HistoryRules::default(),
     };
     let sent = send(workspace, &rules, io::sink())?;
     let folder = runs.join(id);

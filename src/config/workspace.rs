@@ -32,6 +32,9 @@ pub struct WorkspaceConfig {
     pub max_bytes: u64,
     /// Files, directories and links that may be sent at most.
     pub max_files: u64,
+    /// Bytes of git's objects that go whole at most; of more, the last commits go. 0 for no limit.
+    #[serde(deserialize_with = "super::size")]
+    pub history_limit: u64,
     /// How long a run waits for another one that reads or writes the same workspace.
     #[serde(deserialize_with = "super::duration")]
     pub lock_timeout: Duration,

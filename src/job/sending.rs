@@ -147,6 +147,7 @@ impl Sending {
             switch::recover(&state_dir, workspace.key);
             let base = Base { held: held.as_deref(), latest: latest.as_deref() };
             let mut bridge = Until { inner: SyncIoBridge::new(put), over };
+            let rules = rules.with_state(&state_dir);
             let sent = send_on(&workspace, &rules, base, &mut bridge);
             Ok::<_, Failure>((sent, bridge.inner.into_inner()))
         })

@@ -23,7 +23,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, FileType, Mode, openat, statat};
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,7 @@ mod command;
 pub mod commits;
 mod config;
 mod files;
+mod history;
 pub(in crate::workspace) mod index;
 pub mod lfs;
 mod made;
@@ -48,6 +49,7 @@ mod refs;
 
 pub(super) use files::GitFile;
 pub use files::GitFiles;
+pub use history::{CutHistory, HistoryRules};
 pub(super) use made::{Made, ObjectFile};
 
 /// The largest index that is read.
@@ -70,6 +72,9 @@ pub struct GitBase {
     pub refs: BTreeMap<String, String>,
     /// Bytes of an object's name: 20, or 32 for SHA-256.
     pub hash_len: usize,
+    /// Whether its history was cut: then a commit may seem to have no parent there.
+    #[serde(default)]
+    pub cut: bool,
 }
 
 /// What is known of the repository that a directory is in.
@@ -104,14 +109,13 @@ pub(super) enum Sent {
 
 impl Repository {
     /// Looks at the workspace's repository. Never fails: what cannot be read stays home.
-    pub(super) fn find(workspace: &Workspace) -> Self {
+    pub(super) fn find(workspace: &Workspace, history: &HistoryRules) -> Self {
         let root = workspace.root.as_fd();
         if statat(root, c".git", AtFlags::SYMLINK_NOFOLLOW).is_err() {
             return Self::elsewhere(root).unwrap_or_else(Self::none);
         }
-        let above = workspace.path.parent();
         let (why, place) = match Place::find(root) {
-            Ok(place) => match Self::own(root, above, &place) {
+            Ok(place) => match Self::own(workspace, history, &place) {
                 Ok(found) => return found,
                 Err(why) => (why, Some(place)),
             },
@@ -136,10 +140,12 @@ impl Repository {
         }
     }
 
-    /// The repository at `place`, whose files are in `root`; an error is why it is not the
+    /// The repository at `place`, whose files are in the workspace; an error is why it is not the
     /// repository of this directory at all.
-    /// Git is kept from looking for another one above, in the directory `above`.
-    fn own(root: BorrowedFd<'_>, above: Option<&Path>, place: &Place) -> Result<Self, String> {
+    fn own(workspace: &Workspace, history: &HistoryRules, place: &Place) -> Result<Self, String> {
+        let root = workspace.root.as_fd();
+        // Git is kept from looking for another one above.
+        let above = workspace.path.parent();
         let here = |arguments: &[&str]| git_below(root, above, arguments);
         let mut found = Self { exists: true, elsewhere: place.elsewhere(), ..Self::none() };
         // Two programs to start: side by side.
@@ -176,7 +182,12 @@ impl Repository {
             let refs = refs.map_err(|error| error.to_string())?;
             is_of?;
             let head = if config.has_reftable() { Some(head(here)?) } else { None };
-            Made::prepare(place, &config, head, &refs, index, excludes)
+            let made = Made::prepare(place, &config, head, &refs, index, excludes)?;
+            // What a partial clone lacks is not to be fetched; it is small for that.
+            match config.is_partial() {
+                true => Ok(made),
+                false => made.limited(history, workspace, &refs),
+            }
         };
         found.sent = match make() {
             Ok(made) => Sent::Make(Box::new(made)),
@@ -321,9 +332,15 @@ impl Index {
         IndexReader { index: self, at: 0 }
     }
 
+    /// All of it.
+    fn bytes(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::with_capacity(usize::try_from(self.size).unwrap_or(0));
+        self.reader().take(INDEX_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
     fn tracked(&mut self, hash_len: usize) -> Option<Tracked> {
-        let mut bytes = Vec::with_capacity(usize::try_from(self.size).ok()?);
-        self.reader().take(INDEX_BYTES).read_to_end(&mut bytes).ok()?;
+        let bytes = self.bytes().ok()?;
         self.hash = *blake3::hash(&bytes).as_bytes();
         Tracked::parse(&bytes, hash_len).ok()
     }

@@ -15,12 +15,13 @@
 
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, statat};
 
 use super::beneath::Parents;
-use super::git::{ObjectFile, Repository, Sent};
+use super::git::{HistoryRules, ObjectFile, Repository, Sent};
 use super::limits::Totals;
 use super::select;
 use super::{GitSent, NodeKind, Snapshot, StayReason, StayedHome, Workspace, before_this_tick};
@@ -52,6 +53,16 @@ pub struct SendRules {
     pub max_bytes: u64,
     /// Files, directories and links that may be sent at most, `.git` not counted.
     pub max_files: u64,
+    /// How much of git's history goes; with the default all of it.
+    pub history: HistoryRules,
+}
+
+impl SendRules {
+    /// A history over the limit is cut, and what goes instead of it kept in this state directory.
+    pub fn with_state(mut self, state: &Path) -> Self {
+        self.history.state = Some(state.to_owned());
+        self
+    }
 }
 
 impl From<&WorkspaceConfig> for SendRules {
@@ -61,6 +72,7 @@ impl From<&WorkspaceConfig> for SendRules {
             ignored: config.ignored,
             max_bytes: config.max_bytes,
             max_files: config.max_files,
+            history: HistoryRules { limit: config.history_limit, state: None },
         }
     }
 }
@@ -118,11 +130,12 @@ pub fn send_on(
 ) -> Result<Delta, SendError> {
     let (taken, uptime) = (before_this_tick(), uptime());
     let known = Known::new(base, taken, uptime, known::is_local(&*workspace.root));
-    let repository = Repository::find(workspace);
+    let repository = Repository::find(workspace, &rules.history);
     let mut selection = select::select(workspace, rules, &repository, known)?;
-    let (made, mut git) = match repository.sent {
+    let (mut made, mut git) = match repository.sent {
         Sent::Make(made) => {
-            let told = GitSent::Made { files: 0, bytes: 0, index: made.index.is_some() };
+            let (index, history) = (made.index.is_some(), made.cut_history());
+            let told = GitSent::Made { files: 0, bytes: 0, index, history };
             (Some(made), told)
         }
         Sent::None => (None, GitSent::None),
@@ -134,8 +147,8 @@ pub fn send_on(
         selection.stayed_home.truncate(Snapshot::MAX_STAYED_HOME - 1);
         selection.stayed_home.insert(0, told);
     }
-    let objects = match &made {
-        Some(made) => made.object_files().map_err(SendError::Repacking)?,
+    let objects = match &mut made {
+        Some(made) => made.listed().map_err(SendError::Repacking)?,
         None => Vec::new(),
     };
     check_limits(rules, &mut selection.totals, &objects)?;

@@ -123,6 +123,7 @@ impl Place {
             ignored: Ignored::Files,
             max_bytes: 1 << 40,
             max_files: 1_000_000,
+            history: mcp_codex_orchestrator::workspace::git::HistoryRules::default(),
         };
         let mut tar = Vec::new();
         let sent = send(&self.workspace, &rules, &mut tar).unwrap();

@@ -100,6 +100,7 @@ impl Place {
             ignored: Ignored::Files,
             max_bytes: 1 << 30,
             max_files: 100_000,
+            history: mcp_codex_orchestrator::workspace::git::HistoryRules::default(),
         };
         send(&self.workspace, &rules, &mut io::sink()).unwrap()
     }

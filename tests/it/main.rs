@@ -13,6 +13,7 @@ mod cancel;
 mod commits;
 mod commits_more;
 mod health;
+mod history;
 mod host_paths;
 mod ignored;
 mod interrupted;

@@ -36,6 +36,7 @@ fn rules() -> SendRules {
         ignored: Ignored::Files,
         max_bytes: 1 << 30,
         max_files: 100_000,
+        history: mcp_codex_orchestrator::workspace::git::HistoryRules::default(),
     }
 }
 

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, prlimit};
 
 /// How long one git command may take; the name of the limit in errors is "git's time".
 pub(super) const TIME: Duration = Duration::from_secs(30);
@@ -53,10 +54,12 @@ pub(super) enum GitCommandError {
     )]
     OtherOwner,
     /// It took too long.
-    #[error("git {command} took longer than git's time of {} s", TIME.as_secs())]
+    #[error("git {command} took longer than git's time of {} s", .time.as_secs())]
     Late {
         /// The subcommand.
         command: String,
+        /// The time it had.
+        time: Duration,
     },
     /// It wrote more than is taken.
     #[error("git {command} wrote more than is taken of it")]
@@ -112,12 +115,22 @@ pub(super) struct Git<'a> {
     accepted: &'a [i32],
     limits: Option<Limits>,
     most: usize,
+    time: Duration,
+    file_bytes: Option<u64>,
 }
 
 impl<'a> Git<'a> {
     pub(super) fn new(directory: BorrowedFd<'a>) -> Self {
-        let (environment, settings) = (Vec::new(), Vec::new());
-        Self { directory, environment, settings, accepted: &[0], limits: None, most: OUTPUT_BYTES }
+        Self {
+            directory,
+            environment: Vec::new(),
+            settings: Vec::new(),
+            accepted: &[0],
+            limits: None,
+            most: OUTPUT_BYTES,
+            time: TIME,
+            file_bytes: None,
+        }
     }
 
     /// Git does not look for a repository in the directory `above` or higher.
@@ -155,6 +168,16 @@ impl<'a> Git<'a> {
         Self { most, ..self }
     }
 
+    /// Gives it another time than [`TIME`].
+    pub(super) fn time(self, time: Duration) -> Self {
+        Self { time, ..self }
+    }
+
+    /// Ends it when a file that it writes becomes longer.
+    pub(super) fn longest_file(self, bytes: u64) -> Self {
+        Self { file_bytes: Some(bytes), ..self }
+    }
+
     /// Runs it without input; see [`git()`].
     pub(super) fn run(&self, arguments: &[&str]) -> Result<Vec<u8>, GitCommandError> {
         self.run_from(Stdio::null(), arguments)
@@ -182,11 +205,11 @@ impl<'a> Git<'a> {
     ) -> Result<Vec<u8>, GitCommandError> {
         let mut child = self.start(input, arguments)?;
         let name = arguments.first().copied().unwrap_or_default().to_owned();
-        let (output, errors) = match read_both(&mut child, self.most, Instant::now() + TIME) {
+        let (output, errors) = match read_both(&mut child, self.most, Instant::now() + self.time) {
             Ok(both) => both,
             Err(stop) => {
                 end(&mut child);
-                return Err(stop.error(name));
+                return Err(stop.error(name, self.time));
             }
         };
         let status = child.wait().map_err(GitCommandError::Read)?;
@@ -231,7 +254,11 @@ impl<'a> Git<'a> {
             .spawn()
             .map_err(GitCommandError::Start)?;
         if let Some(limits) = self.limits {
-            bound(&child, limits);
+            bound(&child, Resource::Data, limits.memory);
+            bound(&child, Resource::Cpu, limits.cpu);
+        }
+        if let Some(bytes) = self.file_bytes {
+            bound(&child, Resource::Fsize, bytes);
         }
         Ok(child)
     }
@@ -239,18 +266,14 @@ impl<'a> Git<'a> {
 
 /// Whether it is the signal of too much time of a processor.
 fn is_over(signal: i32) -> bool {
-    use rustix::process::Signal;
     [Signal::XCPU, Signal::KILL].iter().any(|over| over.as_raw() == signal)
 }
 
 /// Bounds a program that runs already; it cannot have used much yet.
-fn bound(child: &Child, limits: Limits) {
-    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+fn bound(child: &Child, resource: Resource, most: u64) {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    for (resource, most) in [(Resource::Data, limits.memory), (Resource::Cpu, limits.cpu)] {
-        // It fails where it has ended, and then there is nothing to bound.
-        let _ = prlimit(pid, resource, Rlimit { current: Some(most), maximum: Some(most) });
-    }
+    // It fails where it has ended, and then there is nothing to bound.
+    let _ = prlimit(pid, resource, Rlimit { current: Some(most), maximum: Some(most) });
 }
 
 /// A git that answers each line it is told. Dropped before [`Talk::close`], it sees the end of its
@@ -272,7 +295,7 @@ impl Talk {
             match self.hear() {
                 Ok(Some(byte)) => heard.push(byte),
                 Ok(None) => break,
-                Err(stop) => return Err(stop.error(self.name.clone())),
+                Err(stop) => return Err(stop.error(self.name.clone(), TIME)),
             }
         }
         match said {
@@ -287,7 +310,7 @@ impl Talk {
         let read = read_both(&mut self.child, OUTPUT_BYTES, self.deadline);
         let (_, errors) = read.map_err(|stop| {
             end(&mut self.child);
-            stop.error(self.name.clone())
+            stop.error(self.name.clone(), TIME)
         })?;
         match self.child.wait() {
             Ok(status) if status.success() => Ok(()),
@@ -402,9 +425,9 @@ enum Stop {
 }
 
 impl Stop {
-    fn error(self, command: String) -> GitCommandError {
+    fn error(self, command: String, time: Duration) -> GitCommandError {
         match self {
-            Self::Late => GitCommandError::Late { command },
+            Self::Late => GitCommandError::Late { command, time },
             Self::Flood => GitCommandError::Flood { command },
             Self::Read(error) => GitCommandError::Read(error),
         }
@@ -469,7 +492,6 @@ fn read_both(
 
 /// Ends git and what it started, and waits for git.
 fn end(child: &mut Child) {
-    use rustix::process::{Pid, Signal, kill_process_group};
     if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         // It leads a group of its own and has not been waited for, so the number is still its own.
         let _ = kill_process_group(group, Signal::KILL);

@@ -81,6 +81,8 @@ pub struct Base {
     objects: BTreeSet<ObjectId>,
     /// Digits of an object's name.
     digits: usize,
+    /// Whether its history was cut.
+    cut: bool,
 }
 
 impl Base {
@@ -95,7 +97,8 @@ impl Base {
             None => None,
         };
         let objects = refs.values().cloned().collect();
-        Some(Self { branch: sent.branch.clone(), head, refs, objects, digits })
+        let (branch, cut) = (sent.branch.clone(), sent.cut);
+        Some(Self { branch, head, refs, objects, digits, cut })
     }
 
     /// Digits of an object's name.
@@ -126,6 +129,9 @@ pub struct Tips {
     refs: BTreeMap<String, ObjectId>,
     /// References that are not taken over, for their names or because they are too many.
     left: usize,
+    /// Whether the history was cut that was sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    cut: bool,
     /// Where the pack begins in the bundle.
     pack_at: u64,
     /// The branch that was moved, and where it was before.
@@ -165,6 +171,7 @@ impl Tips {
             head,
             refs,
             left,
+            cut: base.cut,
             pack_at: 0,
             moved: None,
         })

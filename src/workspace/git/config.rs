@@ -190,6 +190,11 @@ impl GitConfig {
         !name.contains([':', '/', '@', '\\']) || (!name.contains("://") && is_known())
     }
 
+    /// Whether objects may lack, since a remote has them.
+    pub(in crate::workspace) fn is_partial(&self) -> bool {
+        self.promisor().is_some()
+    }
+
     /// The remote that has the objects which a partial clone lacks; a name of our own for one that
     /// is known by its URL.
     fn promisor(&self) -> Option<&str> {

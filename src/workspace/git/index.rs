@@ -3,6 +3,10 @@
 //! Read here and not by git, because it is on the way of every call and git takes longer to start
 //! than this takes to read.
 
+mod objects;
+
+pub(in crate::workspace) use objects::named_objects;
+
 /// The tracked paths of an index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::workspace) struct Tracked {
@@ -27,6 +31,9 @@ pub(in crate::workspace) enum Odd {
 
 /// Bytes of the fixed part before the hash.
 const STAT_BYTES: usize = 40;
+
+/// Where the mode is in it.
+const MODE_AT: usize = 24;
 
 /// A flag of an entry: it has two more bytes of flags.
 const EXTENDED: u16 = 0x4000;
@@ -133,14 +140,30 @@ fn take_u32(rest: &mut &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(take(rest, 4)?.try_into().ok()?))
 }
 
+/// What an entry says of its contents.
+struct Entry<'a> {
+    /// Kind and permissions, as git writes them.
+    mode: u32,
+    /// The name of its object.
+    object: &'a [u8],
+    /// The second flags, if there are any.
+    extended: u16,
+}
+
 /// Reads one entry; `name` holds the name of the one before and then its own.
-fn take_entry(rest: &mut &[u8], version: u32, hash_len: usize, name: &mut Vec<u8>) -> Option<()> {
+fn take_entry<'a>(
+    rest: &mut &'a [u8],
+    version: u32,
+    hash_len: usize,
+    name: &mut Vec<u8>,
+) -> Option<Entry<'a>> {
     let entry = *rest;
-    take(rest, STAT_BYTES + hash_len)?;
-    let flags = u16::from_be_bytes(take(rest, 2)?.try_into().ok()?);
-    if version >= 3 && flags & EXTENDED != 0 {
-        take(rest, 2)?;
-    }
+    let stat = take(rest, STAT_BYTES)?;
+    let mode = u32::from_be_bytes(stat.get(MODE_AT..MODE_AT + 4)?.try_into().ok()?);
+    let object = take(rest, hash_len)?;
+    let mut take_u16 = || Some(u16::from_be_bytes(take(rest, 2)?.try_into().ok()?));
+    let flags = take_u16()?;
+    let extended = if version >= 3 && flags & EXTENDED != 0 { take_u16()? } else { 0 };
     if version == 4 {
         let keep = name.len().checked_sub(take_varint(rest)?)?;
         name.truncate(keep);
@@ -155,7 +178,7 @@ fn take_entry(rest: &mut &[u8], version: u32, hash_len: usize, name: &mut Vec<u8
         let used = entry.len() - rest.len();
         take(rest, used.next_multiple_of(8) - used)?;
     }
-    Some(())
+    Some(Entry { mode, object, extended })
 }
 
 fn take_varint(rest: &mut &[u8]) -> Option<usize> {

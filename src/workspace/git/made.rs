@@ -11,9 +11,11 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat};
 
 use super::super::beneath;
 use super::config::GitConfig;
+use super::history::{self, Cut, HistoryRules, Source};
 use super::place::Place;
 use super::refs::{Refs, is_head, is_hex};
-use super::{GitBase, Index};
+use super::{CutHistory, GitBase, Index};
+use crate::workspace::Workspace;
 
 /// How deep alternates of alternates go; git's own limit.
 const ALTERNATES_DEPTH: u32 = 5;
@@ -30,8 +32,12 @@ pub(in crate::workspace) type SmallFile = (Vec<u8>, Vec<u8>);
 pub(in crate::workspace) struct Made {
     /// Object directories: the repository's own, then its alternates.
     objects: Vec<OwnedFd>,
+    /// What goes instead of what they hold.
+    cut: Option<Cut>,
     /// Digits of an object's name.
     digits: usize,
+    /// The objects as they were found, for whoever asks first.
+    listed: Option<Vec<ObjectFile>>,
     small: Vec<SmallFile>,
     pub(in crate::workspace) index: Option<Index>,
     pub(in crate::workspace) base: GitBase,
@@ -41,7 +47,7 @@ pub(in crate::workspace) struct Made {
 #[derive(Clone, Debug)]
 pub(in crate::workspace) struct ObjectFile {
     /// Which directory it is in.
-    from: usize,
+    pub(super) from: usize,
     /// Path below `objects`.
     pub(in crate::workspace) path: Vec<u8>,
     pub(in crate::workspace) size: u64,
@@ -88,10 +94,61 @@ impl Made {
         if patterns.iter().any(|byte| *byte != b'\n') {
             small.push((b"info/exclude".to_vec(), patterns));
         }
-        let made = Self { objects, digits, small, index, base };
+        let mut made = Self { objects, cut: None, digits, listed: None, small, index, base };
         // Told before anything is sent: a directory that cannot be read.
-        made.object_files()?;
+        made.listed = Some(made.object_files()?);
         Ok(made)
+    }
+
+    /// Leaves all but the last commits at home if there is more than `rules` allow; `refs` is what
+    /// git listed. An error is why this `.git` stays home, in words that follow "because".
+    pub(super) fn limited(
+        mut self,
+        rules: &HistoryRules,
+        workspace: &Workspace,
+        refs: &[u8],
+    ) -> Result<Self, String> {
+        let bytes = self.listed.iter().flatten().map(|file| file.size).sum();
+        if history::is_whole(rules, workspace.key, bytes) {
+            return Ok(self);
+        }
+        let shallow = self.small.extract_if(.., |(path, _)| path == b"shallow").next();
+        let source = Source {
+            key: workspace.key,
+            root: workspace.root.as_fd(),
+            above: workspace.path.parent(),
+            objects: &self.objects,
+            bytes,
+            head: self.base.commit.as_deref(),
+            index: self.index.as_ref(),
+            shallow: shallow.as_ref().map_or(&[], |(_, marks)| marks),
+            hash_len: self.digits / 2,
+        };
+        let cut = history::cut(rules, &source)?;
+        let refs = Refs::parse(refs, self.digits)?.of(&cut.commits);
+        self.small.retain(|(path, _)| !path.starts_with(b"refs/") && path != b"packed-refs");
+        self.small.extend(refs.written());
+        if !cut.shallow.is_empty() {
+            self.small.push((b"shallow".to_vec(), cut.shallow.clone()));
+        }
+        refs.keep_in(&mut self.base);
+        self.base.cut = true;
+        self.listed = Some(cut.files());
+        self.cut = Some(cut);
+        Ok(self)
+    }
+
+    /// What of the history stays home.
+    pub(in crate::workspace) fn cut_history(&self) -> Option<CutHistory> {
+        self.cut.as_ref().map(|cut| cut.told)
+    }
+
+    /// The files as they were found when this was made, the first time; then as they are.
+    pub(in crate::workspace) fn listed(&mut self) -> Result<Vec<ObjectFile>, String> {
+        match self.listed.take() {
+            Some(listed) => Ok(listed),
+            None => self.object_files(),
+        }
     }
 
     /// Directories of the made `.git`, below it, parents first.
@@ -125,6 +182,9 @@ impl Made {
 
     /// The files of all object directories as they are now, sorted; packs before their indexes.
     pub(in crate::workspace) fn object_files(&self) -> Result<Vec<ObjectFile>, String> {
+        if let Some(cut) = &self.cut {
+            return Ok(cut.files());
+        }
         let mut found = Vec::new();
         let mut seen = HashSet::new();
         for (from, directory) in self.objects.iter().enumerate() {
@@ -142,6 +202,9 @@ impl Made {
 
     /// Opens a listed file; `NotFound` when git has packed it away meanwhile.
     pub(in crate::workspace) fn open(&self, file: &ObjectFile) -> io::Result<File> {
+        if let Some(cut) = &self.cut {
+            return cut.open(file);
+        }
         let (parent, name) = beneath::split(&file.path);
         let directory = beneath::directory(self.objects[file.from].as_fd(), parent)?;
         Ok(File::from(openat(directory, name, beneath::FILE, Mode::empty())?))

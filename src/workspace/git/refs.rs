@@ -1,5 +1,7 @@
 //! The references of a repository, as git lists them and as they are written anew.
 
+use std::collections::BTreeSet;
+
 use super::GitBase;
 use super::made::SmallFile;
 
@@ -77,7 +79,21 @@ impl<'a> Refs<'a> {
             None => (None, text(head)),
         };
         let refs = self.0.iter().filter_map(|found| Some((text(found.name)?, text(found.object)?)));
-        GitBase { branch, commit, refs: refs.collect(), hash_len }
+        GitBase { branch, commit, refs: refs.collect(), hash_len, cut: false }
+    }
+
+    /// Those that lead to one of these commits.
+    pub(super) fn of(mut self, commits: &BTreeSet<String>) -> Self {
+        let is_of =
+            |object| std::str::from_utf8(object).is_ok_and(|object| commits.contains(object));
+        self.0.retain(|found| is_of(found.object));
+        self
+    }
+
+    /// Leaves no others in what is known to have been sent.
+    pub(super) fn keep_in(&self, base: &mut GitBase) {
+        let names: BTreeSet<&[u8]> = self.0.iter().map(|found| found.name).collect();
+        base.refs.retain(|name, _| names.contains(name.as_bytes()));
     }
 
     /// `packed-refs`, and a file for each reference to a reference.

@@ -75,6 +75,7 @@ fn config() -> WorkspaceConfig {
         warm: true,
         host_paths: true,
         max_bytes: 0,
+        history_limit: 0,
         max_files: 0,
         lock_timeout: std::time::Duration::ZERO,
         protect: Vec::new(),

@@ -3,6 +3,7 @@
 //! ```text
 //!  HEAD is the branch that was sent, at the commit that was sent    ─┐
 //!  the container's HEAD is that branch                               │
+//!  no new commit is without a parent, if the history was cut         │
 //!  no merge, rebase, cherry-pick, revert or bisect is under way      ├─ all ──> switch
 //!  no path between the two commits is held; what the new one has     │
 //!  is in the workspace, and what it has not is not                   │
@@ -92,6 +93,13 @@ pub(super) fn advance(
     }
     if now.as_deref() != tips.base_head.as_ref().map(ObjectId::as_str) {
         return Err(Stays::because(format!("{name} was moved meanwhile")));
+    }
+    // What is amended or rebased where the history was cut has lost the commits before it.
+    if tips.cut && home.has_new_root(head, tips.base_head.as_ref()) {
+        return Err(Stays::because(
+            "a commit in it has no parent, which may be because not all of the history was sent \
+             (workspace.history_limit)",
+        ));
     }
     check_quiet(home)?;
     check_paths(home, workspace, moved.from.as_ref(), Some(head), set)?;

@@ -107,6 +107,14 @@ impl<'a> Home<'a> {
         line.strip_suffix('\n').filter(|line| !line.is_empty()).map(str::to_owned)
     }
 
+    /// Whether a commit without a parent is new in `to`, and so if that cannot be told.
+    pub(super) fn has_new_root(&self, to: &ObjectId, from: Option<&ObjectId>) -> bool {
+        let not = from.map(|from| format!("^{from}"));
+        let mut asked = vec!["rev-list", "--max-parents=0", "--max-count=1", to.as_str()];
+        asked.extend(not.as_deref());
+        from.is_some() && !self.git().run(&asked).is_ok_and(|found| found.is_empty())
+    }
+
     /// How many commits `to` has that `from` has not.
     pub(super) fn count(&self, to: &ObjectId, from: Option<&ObjectId>) -> u64 {
         let not = from.map(|from| format!("^{from}"));

@@ -172,6 +172,7 @@ impl Pair {
             ignored: Ignored::Files,
             max_bytes: 1 << 30,
             max_files: 1000,
+            history: crate::workspace::git::HistoryRules::default(),
         };
         let sent = send(&workspace, &rules, &mut tar).unwrap();
         tar::Archive::new(&tar[..]).unpack(&there).unwrap();

@@ -21,6 +21,7 @@ fn pair(dir: tempfile::TempDir, home: PathBuf, from: &Path) -> Pair {
             commit: Some(git(&home, &["rev-parse", "HEAD"])),
             refs: refs.map(|(object, name)| (name.to_owned(), object.to_owned())).collect(),
             hash_len: 20,
+            cut: false,
         }),
         ..Snapshot::default()
     };
