@@ -22,6 +22,7 @@ mod output;
 pub mod progress;
 pub mod result;
 mod run;
+mod sending;
 mod told;
 mod transfer;
 mod turn;
@@ -52,6 +53,7 @@ use crate::workspace::Workspace;
 use crate::workspace::apply::recover::recover_all;
 use crate::workspace::classify::Policy;
 use crate::workspace::git::commits::switch;
+use crate::workspace::held::Manifests;
 use crate::workspace::root::Roots;
 
 use self::call::{ApplyCall, DiffCall, RunCall, UndoCall};
@@ -148,6 +150,8 @@ pub struct Orchestrator {
     owner: String,
     engine_facts: Arc<Mutex<Option<EngineFacts>>>,
     pool: Pool<Starter>,
+    /// What containers hold of workspaces.
+    manifests: Manifests,
     /// The gateway for the settings and the credential it was made for; made anew when one of them
     /// changes.
     gateway: Mutex<Option<(ModelConfig, Gateway)>>,
@@ -229,6 +233,7 @@ impl Orchestrator {
             owner: label,
             engine_facts,
             pool,
+            manifests: Manifests::default(),
             gateway: Mutex::new(None),
             applies: TaskTracker::new(),
             ending: CancellationToken::new(),

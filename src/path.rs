@@ -143,6 +143,12 @@ impl RelPath {
     }
 }
 
+impl AsRef<[u8]> for RelPath {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl Borrow<[u8]> for RelPath {
     fn borrow(&self) -> &[u8] {
         &self.0

@@ -1,12 +1,15 @@
 //! The pool: containers that wait, are leased to one job each, and are reset or destroyed.
 //!
 //! ```text
-//!              slot taken                 offer                    acquire
-//!   (nothing) ───────────> Starting ─────────────> Idle ─────────────────────────> Leased
-//!       ▲                     │ failed              │ lost, too old, surplus,        │ settle
-//!       │                     │                     │ other workspace needs it       ▼
-//!       │                     ▼                     ▼              reset proved   Resetting ──> Idle
-//!       └── slot returned ── Dying <────────────────┴──── destroy, or lease dropped ─┴─ not proved
+//!                                             Preparing
+//!                                    prepare ▲  │ finish, or given up and reset
+//!              slot taken              offer │  ▼                  acquire
+//!   (nothing) ───────────> Starting ─────────> Idle ─────────────────────────────> Leased
+//!       ▲                     │ failed         │  │ another workspace               │ settle
+//!       │                     │    lost, old,  │  │ needs it                        ▼
+//!       │                     │    surplus     │  └───────────────────────────> Resetting ──> Idle
+//!       │                     ▼                ▼                                    │  proved
+//!       └── slot returned ── Dying <───────────┴── destroy, or lease dropped ───────┴─ not proved
 //! ```
 //!
 //! A *slot* is the right to have a container; `max_size` of them exist, and a container holds its
@@ -25,8 +28,10 @@ pub mod lease;
 pub mod owner;
 pub mod place;
 pub mod plan;
+pub mod prepare;
 mod queue;
 mod reaper;
+mod recycle;
 pub mod sizing;
 pub mod source;
 mod state;
@@ -50,6 +55,7 @@ use crate::verdict::DestroyReason;
 
 pub use self::acquire::AcquireError;
 use self::choice::WorkspaceKey;
+use self::prepare::Preparing;
 use self::source::{Source, StartError};
 use self::state::State;
 use self::stats::Phase;
@@ -70,6 +76,8 @@ pub(crate) struct Member<C> {
     pub(crate) uses: u32,
     /// The only workspace it may serve; `None` while it has served none.
     pub(crate) workspace: Option<WorkspaceKey>,
+    /// Whether a job on that workspace ran in it, so that what it built may be there.
+    pub(crate) served: bool,
     /// When it became idle the last time.
     pub(crate) idle_since: Instant,
     /// Returned to deadpool when this is dropped, which is after the removal.
@@ -85,6 +93,8 @@ pub(crate) struct Shared<S: Source> {
     pub(crate) state: Mutex<State<S::Container>>,
     /// Something changed that the warmer decides on.
     pub(crate) changed: Notify,
+    /// The same for who decides on what is prepared.
+    pub(crate) stirred: watch::Sender<()>,
     /// Every task of the pool; `drain` waits for it.
     pub(crate) tasks: TaskTracker,
     /// Cancelled by `drain`: a reset that is under way is not worth its time any more.
@@ -119,6 +129,7 @@ impl<S: Source> Pool<S> {
             slots,
             state: Mutex::new(State::new(config.max_queue)),
             changed: Notify::new(),
+            stirred: watch::Sender::new(()),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             settled: Notify::new(),
@@ -135,12 +146,12 @@ impl<S: Source> Pool<S> {
     pub fn change(&self, config: PoolConfig) {
         self.shared.state.lock().queue.set_limit(config.max_queue);
         *self.shared.config.lock() = Arc::new(config);
-        self.shared.changed.notify_one();
+        self.shared.touch();
     }
 
     /// Looks at the idle containers again, since what they are started from may have changed.
     pub fn inspect(&self) {
-        self.shared.changed.notify_one();
+        self.shared.touch();
     }
 
     /// Where the containers come from.
@@ -162,7 +173,8 @@ impl<S: Source> Pool<S> {
             warm: 0,
             leased: count(state.leased),
             starting: count(state.starting),
-            resetting: count(state.resetting),
+            resetting: count(state.resetting + state.cleaning),
+            preparing: count(state.preparing.len()),
             target: count(self.shared.target(&state)),
             max_size: count(self.shared.config().max_size),
             queue: count(state.queue.len()),
@@ -184,7 +196,7 @@ impl<S: Source> Pool<S> {
     pub fn set_desktop(&self, desktop: bool) {
         let before = std::mem::replace(&mut self.shared.state.lock().desktop, desktop);
         if before != desktop {
-            self.shared.changed.notify_one();
+            self.shared.touch();
         }
     }
 
@@ -221,18 +233,23 @@ impl<S: Source> Pool<S> {
             let mut state = self.shared.state.lock();
             state.closed = true;
             state.queue.answer_all(|| Err(AcquireError::Closed));
+            state.preparing.iter().for_each(Preparing::call_off);
             std::mem::take(&mut state.idle)
         };
         for member in idle {
             self.shared.destroy(member, DestroyReason::Shutdown, |_| {});
         }
-        self.shared.changed.notify_one();
+        self.shared.touch();
         self.shared.closing.cancel();
         self.shared.tasks.close();
         loop {
             let settled = self.shared.settled.notified();
             self.shared.tasks.wait().await;
-            if self.shared.state.lock().leased == 0 && self.shared.tasks.is_empty() {
+            let in_use = {
+                let state = self.shared.state.lock();
+                state.leased > 0 || !state.preparing.is_empty()
+            };
+            if !in_use && self.shared.tasks.is_empty() {
                 return;
             }
             settled.await;

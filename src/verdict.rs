@@ -22,6 +22,8 @@ pub enum Verdict {
 pub enum DestroyReason {
     /// The lease was dropped without a verdict: a panic or a caller that went away.
     LeaseDropped,
+    /// The same for a preparation.
+    PreparationDropped,
     /// The job ran into its timeout.
     TimedOut,
     /// The job was cancelled.
@@ -114,14 +116,20 @@ pub fn verdict(end: JobEnd, health: Health, policy: Policy) -> Verdict {
         JobEnd::Lost => Reason::Lost,
         JobEnd::TransferFailed => Reason::TransferFailed,
         JobEnd::NotEnded => Reason::NotEnded,
-        JobEnd::Completed if policy.recycle == Recycle::Destroy => Reason::Policy,
-        JobEnd::Completed if !health.provable => Reason::NoProof,
-        JobEnd::Completed => match unfit(health, policy) {
-            Some(reason) => reason,
-            None => return Verdict::Reset,
-        },
+        JobEnd::Completed => return resettable(health, policy),
     };
     Verdict::Destroy(reason)
+}
+
+/// Whether a container that is to be used again may be, whatever it is reset from: a job that
+/// completed, or a workspace that another one needs its place of.
+pub fn resettable(health: Health, policy: Policy) -> Verdict {
+    match unfit(health, policy) {
+        _ if policy.recycle == Recycle::Destroy => Verdict::Destroy(DestroyReason::Policy),
+        _ if !health.provable => Verdict::Destroy(DestroyReason::NoProof),
+        Some(reason) => Verdict::Destroy(reason),
+        None => Verdict::Reset,
+    }
 }
 
 /// Why an idle container may not be leased any more; `None` if it may.

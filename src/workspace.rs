@@ -21,15 +21,16 @@
 //! component by component without following a link, so that no rename or link made meanwhile leads
 //! anywhere else.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use self::change::{BaseNode, Stamp};
+use self::nodes::Nodes;
 use crate::path::RelPath;
 
 #[cfg(feature = "host")]
@@ -59,6 +60,7 @@ pub mod limits;
 pub mod lock;
 #[cfg(feature = "host")]
 pub mod merge;
+pub mod nodes;
 #[cfg(feature = "host")]
 pub mod pointers;
 pub mod receive;
@@ -134,7 +136,7 @@ pub struct Node {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Everything that went, except the made `.git`.
-    pub nodes: BTreeMap<RelPath, Node>,
+    pub nodes: Nodes,
     /// What did not go, at most [`Snapshot::MAX_STAYED_HOME`] of it.
     pub stayed_home: Vec<StayedHome>,
     /// How many did not go in all.
@@ -144,6 +146,9 @@ pub struct Snapshot {
     /// Where a made `.git` began; `None` when none was made.
     #[cfg(feature = "host")]
     pub git_base: Option<git::GitBase>,
+    /// What of a made `.git` went, so that the next one can be told from it.
+    #[cfg(feature = "host")]
+    pub git_files: git::GitFiles,
     /// Regular files in `nodes`.
     pub files: u64,
     /// Bytes of these files.
@@ -151,6 +156,9 @@ pub struct Snapshot {
     /// The time before anything was read, by the clock that files get their times from: seconds
     /// and nanoseconds.
     pub taken: (i64, u32),
+    /// The time then since the system was started, by a clock that nobody sets; it tells whether
+    /// the other one was set back since.
+    pub uptime: Duration,
 }
 
 impl Snapshot {

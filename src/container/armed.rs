@@ -138,28 +138,46 @@ impl Pooled for ArmedContainer {
                 keep_ignored: self.origin.profile.keep_ignored,
                 keep_tree: self.held.is_some(),
             };
-            let report = tokio::time::timeout(RESET_TIMEOUT, self.keeper.reset_with(reset))
-                .await
-                .map_err(|_| format!("it took longer than {} s", RESET_TIMEOUT.as_secs()))?
-                .map_err(|error| error.to_string())?;
-            if report.fingerprint != self.fingerprint {
-                let found = report.fingerprint;
-                return Err(format!("it is {found:?} but was {:?}", self.fingerprint));
-            }
-            if self.gateway_port.is_some() {
-                let port = report.ports.first().copied();
-                self.gateway_port = Some(port.ok_or("it does not say where it listens")?);
-            }
-            let (held, tree) = (self.held.take(), report.tree);
-            self.held =
-                held.zip(tree).map(|(held, tree)| held.after_reset(tree, report.kept.clone()));
-            if !report.kept.is_empty() {
-                tracing::debug!(container = %self.id, kept = ?report.kept, "build state stays");
-            }
-            // What a program of the run connected and nobody took is of that run.
-            self.incoming.discard();
-            Ok(())
+            self.reset_with(reset).await
         })
+    }
+
+    fn clean(&mut self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async {
+            self.held = None;
+            self.reset_with(ResetRequest { keep_ignored: false, keep_tree: false }).await
+        })
+    }
+}
+
+impl ArmedContainer {
+    async fn reset_with(&mut self, reset: ResetRequest) -> Result<(), String> {
+        let report = tokio::time::timeout(RESET_TIMEOUT, self.keeper.reset_with(reset))
+            .await
+            .map_err(|_| format!("it took longer than {} s", RESET_TIMEOUT.as_secs()))?
+            .map_err(|error| error.to_string())?;
+        if report.fingerprint != self.fingerprint {
+            let found = report.fingerprint;
+            return Err(format!("it is {found:?} but was {:?}", self.fingerprint));
+        }
+        if self.gateway_port.is_some() {
+            let port = report.ports.first().copied();
+            self.gateway_port = Some(port.ok_or("it does not say where it listens")?);
+        }
+        if !reset.keep_ignored
+            && !reset.keep_tree
+            && !(report.kept.is_empty() && report.tree.is_none())
+        {
+            return Err("it kept of the workspace what it was to give up".to_owned());
+        }
+        let (held, tree) = (self.held.take(), report.tree);
+        self.held = held.zip(tree).map(|(held, tree)| held.after_reset(tree, report.kept.clone()));
+        if !report.kept.is_empty() {
+            tracing::debug!(container = %self.id, kept = ?report.kept, "build state stays");
+        }
+        // What a program of the run connected and nobody took is of that run.
+        self.incoming.discard();
+        Ok(())
     }
 }
 

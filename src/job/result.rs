@@ -100,9 +100,9 @@ pub struct Timings {
     Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
 )]
 pub struct Sent {
-    /// Files, directories and links.
+    /// Files that travelled; those of `.git` do not count.
     pub files: u64,
-    /// Bytes of their contents.
+    /// Bytes of these files.
     pub bytes: u64,
     /// Whether it was the whole workspace, not only what differed.
     pub full: bool,

@@ -1,6 +1,7 @@
 //! The stages of one run, in their order.
 
 use std::fs::File;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,27 +19,26 @@ use crate::keeper::wire::{IgnoredTotal, SpawnRequest};
 use crate::model::gateway::{Gateway, Limits, Traffic};
 use crate::network;
 use crate::pool::lease::Lease;
-use crate::pool::place::Place;
-use crate::pool::source::Pooled;
-use crate::pool::stats::{Phase, name};
+use crate::pool::stats::Phase;
 use crate::record::{Record, Request};
 use crate::verdict::{JobEnd, Verdict};
 use crate::workspace::change::{ChangeSet, ChangesState};
 use crate::workspace::receive::ReceiveLimits;
-use crate::workspace::send::SendRules;
-use crate::workspace::{GitSent, Snapshot, Workspace};
+use crate::workspace::{Snapshot, Workspace};
 
 use super::call::{Mode, RunCall};
 use super::connections::{self, Ways};
 use super::output::Running;
 use super::progress::ProgressSender;
-use super::result::{IgnoredNew, RunResult, Sent, Status};
+use super::result::{IgnoredNew, RunResult, Status};
 use super::told::{
-    cancelled, gateway_notes, given_up, has_working_dir, join, last_bytes, lost, not_started,
-    over_tokens, timed_out, with_fate,
+    cancelled, gateway_notes, given_up, join, last_bytes, lost, not_started, over_tokens,
+    timed_out, with_fate,
 };
-use super::transfer::{collect_changes, keeper_failure, send_workspace, sort_out};
+use super::transfer::{collect_changes, keeper_failure, sort_out};
 use super::{Orchestrator, Settings, blocking, changes, commits};
+
+mod send;
 
 /// What a run needs, checked before anything is started.
 struct Prepared {
@@ -159,8 +159,7 @@ impl Job<'_> {
     async fn go(&mut self, prepared: &Prepared) -> Result<(), Failure> {
         let mut lease = self.lease(&prepared.workspace).await?;
         let keeper = lease.container().keeper();
-        let sent = self.send(&keeper, &prepared.workspace).await;
-        let snapshot = match sent.and_then(|sent| has_working_dir(sent, &prepared.workspace)) {
+        let snapshot = match self.send(&mut lease, &prepared.workspace).await {
             Ok(snapshot) => snapshot,
             Err(failure) => {
                 let end = match failure.kind {
@@ -257,58 +256,6 @@ impl Job<'_> {
             _ => "what Codex had changed is held: look at it with codex_run_diff",
         };
         failure.or(kept.failure).map_or(Ok(()), |failure| Err(with_fate(failure, fate)))
-    }
-
-    async fn lease(&mut self, workspace: &Workspace) -> Result<Lease<Starter>, Failure> {
-        let pool = &self.orchestrator.pool;
-        self.progress.say("Waiting for a container");
-        let tell = |place: Place| self.progress.say(place.to_string());
-        let began = Instant::now();
-        let mut lease = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => return Err(cancelled()),
-            lease = pool.acquire_telling(workspace.key, tell) => lease?,
-        };
-        let took = milliseconds(began.elapsed());
-        let miss = lease.miss();
-        self.result.timings_ms.queue = Some(if miss.is_some() { took } else { 0.0 });
-        self.result.timings_ms.checkout = Some(if miss.is_some() { 0.0 } else { took });
-        self.result.warm = Some(miss.is_none());
-        self.result.cold_reason = miss.map(name);
-        self.result.container_id = Some(lease.container().id().short().to_owned());
-        Ok(lease)
-    }
-
-    async fn send(&mut self, keeper: &Keeper, workspace: &Workspace) -> Result<Snapshot, Failure> {
-        self.progress.say("Sending the workspace");
-        let config = &self.settings.config;
-        let began = Instant::now();
-        let sending = send_workspace(
-            keeper,
-            workspace.clone(),
-            self.settings.links(workspace),
-            SendRules::from(&config.workspace),
-            self.orchestrator.places.state.clone(),
-            config.workspace.lock_timeout,
-            config.run.transfer_timeout,
-        );
-        let snapshot = tokio::select! {
-            biased;
-            () = self.cancel.cancelled() => return Err(cancelled()),
-            snapshot = sending => snapshot?,
-        };
-        let took = began.elapsed();
-        self.orchestrator.pool.took(Phase::Send, took);
-        self.result.timings_ms.send = Some(milliseconds(took));
-        self.result.sent = Some(Sent { files: snapshot.files, bytes: snapshot.bytes, full: true });
-        self.result.stayed_home =
-            snapshot.stayed_home.iter().map(|stayed| stayed.path.clone()).collect();
-        self.result.notes.extend(snapshot.notes());
-        if let GitSent::StayedHome(reason) = &snapshot.git {
-            self.result.stayed_home.retain(|path| path.trim_end_matches('/') != ".git");
-            self.result.stayed_home.push(format!(".git ({reason})"));
-        }
-        Ok(snapshot)
     }
 
     /// Runs Codex until it ends, its time is over, or the caller cancels; then ends every process
@@ -448,7 +395,7 @@ impl Job<'_> {
     async fn collect(
         &mut self,
         keeper: &Keeper,
-        snapshot: Snapshot,
+        snapshot: Arc<Snapshot>,
         Prepared { workspace, record, .. }: &Prepared,
     ) -> Result<(ChangeSet, Vec<IgnoredTotal>), (JobEnd, Failure)> {
         self.progress.say("Collecting the changes");
@@ -479,8 +426,9 @@ impl Job<'_> {
             ErrorKind::ContainerLost => (JobEnd::Lost, failure),
             _ => (JobEnd::TransferFailed, failure),
         };
-        let collecting = collect_changes(keeper, snapshot, record.changes_tar(), limits, limit);
-        let (received, snapshot, report) = collecting.await.map_err(failed)?;
+        let collecting =
+            collect_changes(keeper, Arc::clone(&snapshot), record.changes_tar(), limits, limit);
+        let (received, report) = collecting.await.map_err(failed)?;
         if let (true, Some(base)) = (report.git_changed, &snapshot.git_base) {
             let bytes = self.settings.config.workspace.max_bytes;
             let limits = commits::Limits { bytes, time: config.transfer_timeout };

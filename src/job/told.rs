@@ -63,10 +63,7 @@ pub(super) fn gateway_notes(report: &TrafficReport) -> Vec<String> {
 }
 
 /// Refuses a working directory that did not go into the container.
-pub(super) fn has_working_dir(
-    snapshot: Snapshot,
-    workspace: &Workspace,
-) -> Result<Snapshot, Failure> {
+pub(super) fn has_working_dir(snapshot: &Snapshot, workspace: &Workspace) -> Result<(), Failure> {
     match &workspace.working_dir {
         Some(dir) if !snapshot.nodes.contains_key(dir) => Err(Failure::new(
             ErrorKind::InvalidArgument,
@@ -75,7 +72,7 @@ pub(super) fn has_working_dir(
                  choose a directory that is sent"
             ),
         )),
-        _ => Ok(snapshot),
+        _ => Ok(()),
     }
 }
 

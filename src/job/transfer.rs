@@ -1,72 +1,23 @@
-//! The workspace on its way into a container and back. The archives are made and read on blocking
-//! threads; the stream's back-pressure slows them down, so nothing piles up in between.
+//! What a run changed on its way out of a container. The archive is read on a blocking thread; the
+//! stream's back-pressure slows the keeper down, so nothing piles up in between. The way in is
+//! [`sending`](super::sending).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::io::SyncIoBridge;
-use tokio_util::sync::CancellationToken;
 
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
-use crate::keeper::wire::{CollectReport, CollectRequest, PutRequest};
+use crate::keeper::wire::{CollectReport, CollectRequest};
 use crate::record::Record;
 use crate::workspace::change::ChangeSet;
 use crate::workspace::classify::classify;
-use crate::workspace::git::commits::switch;
-use crate::workspace::lock::{self, LockError};
 use crate::workspace::receive::{ReceiveError, ReceiveLimits, Received, receive};
-use crate::workspace::send::{SendRules, send};
 use crate::workspace::{Snapshot, Workspace, pointers};
 
-use super::told::cancelled;
-use super::{Orchestrator, blocking, turn};
-
-/// Sends the whole workspace; `links` are the host's paths that are to lead to it.
-///
-/// # Errors
-///
-/// What is wrong with the workspace, or the loss of the container, or `run.transfer_timeout`, or
-/// `workspace.lock_timeout`.
-pub(super) async fn send_workspace(
-    keeper: &Keeper,
-    workspace: Workspace,
-    links: Vec<String>,
-    rules: SendRules,
-    state_dir: PathBuf,
-    lock_timeout: Duration,
-    limit: Duration,
-) -> Result<Snapshot, Failure> {
-    // Cancelled when this future ends, however that is: nobody is left then to wait for the lock.
-    let over = CancellationToken::new();
-    let _over = over.clone().drop_guard();
-    let sending = async {
-        let put = keeper.put(PutRequest { base: None, links }).await.map_err(keeper_failure)?;
-        let (snapshot, put) = blocking(move || {
-            // Held until all is read, so that no other run's changes are half in what is sent.
-            let _turn = turn::unless(&over, lock::read, &state_dir, &workspace, lock_timeout)
-                .map_err(locked)?
-                .ok_or_else(cancelled)?;
-            switch::recover(&state_dir, workspace.key);
-            let mut bridge = SyncIoBridge::new(put);
-            let snapshot = send(&workspace, &rules, &mut bridge).map_err(Failure::from)?;
-            Ok::<_, Failure>((snapshot, bridge.into_inner()))
-        })
-        .await?;
-        put.finish().await.map_err(keeper_failure)?;
-        Ok(snapshot)
-    };
-    tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
-        Err(Failure::new(
-            ErrorKind::TransferFailed,
-            format!(
-                "sending the workspace took longer than {} s (run.transfer_timeout); exclude what \
-                 Codex does not need with workspace.exclude or .codexignore",
-                limit.as_secs()
-            ),
-        ))
-    })
-}
+use super::{Orchestrator, blocking};
 
 /// Takes in what the run changed. The tree in the container must be at rest.
 ///
@@ -75,11 +26,11 @@ pub(super) async fn send_workspace(
 /// What did not arrive as it must, or the loss of the container, or `run.transfer_timeout`.
 pub(super) async fn collect_changes(
     keeper: &Keeper,
-    snapshot: Snapshot,
+    snapshot: Arc<Snapshot>,
     archive: PathBuf,
     limits: ReceiveLimits,
     limit: Duration,
-) -> Result<(Received, Snapshot, CollectReport), Failure> {
+) -> Result<(Received, CollectReport), Failure> {
     let collecting = async {
         let request = CollectRequest {
             max_bytes: limits.bytes,
@@ -87,10 +38,10 @@ pub(super) async fn collect_changes(
             ignored: limits.ignored,
         };
         let collect = keeper.collect(request).await.map_err(keeper_failure)?;
-        let (received, snapshot, collect) = blocking(move || {
+        let (received, collect) = blocking(move || {
             let mut bridge = SyncIoBridge::new(collect);
             let received = receive(&mut bridge, &snapshot, &limits, &archive);
-            Ok::<_, Failure>((received, snapshot, bridge.into_inner()))
+            Ok::<_, Failure>((received, bridge.into_inner()))
         })
         .await?;
         let received = match received {
@@ -116,7 +67,7 @@ pub(super) async fn collect_changes(
                 ),
             ));
         }
-        Ok((received, snapshot, report))
+        Ok((received, report))
     };
     tokio::time::timeout(limit, collecting).await.unwrap_or_else(|_| {
         Err(Failure::new(
@@ -153,11 +104,6 @@ pub(super) async fn sort_out(
             .map_err(Failure::from)
     })
     .await
-}
-
-/// What a caller is told whose workspace others did not let go.
-fn locked(error: LockError) -> Failure {
-    Failure::new(ErrorKind::TransferFailed, format!("{error}; call again when it is done"))
 }
 
 impl From<ReceiveError> for Failure {

@@ -117,7 +117,7 @@ impl<S: Source> Pool<S> {
                     state.stats.hit();
                     state.stats.took(Phase::Checkout, began.elapsed());
                     drop(state);
-                    shared.changed.notify_one();
+                    shared.touch();
                     return Ok(Lease::new(Arc::clone(shared), member, workspace, None));
                 }
                 None => {
@@ -132,7 +132,7 @@ impl<S: Source> Pool<S> {
                 }
             }
         };
-        shared.changed.notify_one();
+        shared.touch();
         let limit = shared.config().acquire_timeout;
         let mut timeout = std::pin::pin!(tokio::time::sleep(limit));
         let granted = loop {
@@ -173,7 +173,7 @@ impl<S: Source> Drop for Waiting<'_, S> {
         if left {
             // Those behind move up, and what was to come for this one may be for nobody.
             self.shared.moved.send_replace(());
-            self.shared.changed.notify_one();
+            self.shared.touch();
         }
         self.receiver.close();
         // Granted in the moment of giving up: it is as clean as it was, so the next may have it.

@@ -7,10 +7,9 @@ use tokio::time::Instant;
 use crate::verdict::{DestroyReason, JobEnd, Verdict, verdict};
 
 use super::choice::{MissReason, WorkspaceKey};
-use super::source::{Pooled, Source};
-use super::state::State;
+use super::source::Source;
 use super::stats::Phase;
-use super::{Member, Shared};
+use super::{Member, Shared, recycle};
 
 /// A leased container. It ends with [`Lease::settle`]; dropped without, for whatever reason, its
 /// container is destroyed.
@@ -31,6 +30,7 @@ impl<S: Source> Lease<S> {
         miss: Option<MissReason>,
     ) -> Self {
         member.workspace = Some(workspace);
+        member.served = true;
         member.uses += 1;
         Self { shared, member: Some(member), workspace, since: Instant::now(), miss }
     }
@@ -59,7 +59,8 @@ impl<S: Source> Lease<S> {
                 state.resetting += 1;
                 state.stats.took(Phase::Lease, self.since.elapsed());
                 // Under the lock, so that a drain never sees it neither leased nor a task.
-                self.shared.tasks.spawn(reset(Arc::clone(&self.shared), member, self.workspace));
+                let reset = recycle::reset(Arc::clone(&self.shared), member, self.workspace);
+                self.shared.tasks.spawn(reset);
             }
             Verdict::Destroy(reason) => self.destroy(member, reason),
         }
@@ -81,31 +82,5 @@ impl<S: Source> Drop for Lease<S> {
             self.destroy(member, DestroyReason::LeaseDropped);
             self.shared.settled.notify_one();
         }
-    }
-}
-
-/// Resets a container and makes it idle again, or destroys it.
-async fn reset<S: Source>(
-    shared: Arc<Shared<S>>,
-    mut member: Member<S::Container>,
-    workspace: WorkspaceKey,
-) {
-    let began = Instant::now();
-    let outcome = tokio::select! {
-        outcome = member.container.reset() => Some(outcome),
-        () = shared.closing.cancelled() => None,
-    };
-    let settle = |state: &mut State<S::Container>| {
-        state.resetting -= 1;
-        state.disengage(workspace);
-        state.stats.took(Phase::Reset, began.elapsed());
-    };
-    match outcome {
-        Some(Ok(())) => shared.offer(member, settle),
-        Some(Err(reason)) => {
-            tracing::warn!(container = %member.container.id(), %reason, "a reset was not proved");
-            shared.destroy(member, DestroyReason::ResetNotProved, settle);
-        }
-        None => shared.destroy(member, DestroyReason::Shutdown, settle),
     }
 }

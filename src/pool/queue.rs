@@ -81,6 +81,11 @@ impl<T> Queue<T> {
         self.line.get(ahead).map(|caller| caller.workspace)
     }
 
+    /// What those in line want, in their order.
+    pub(crate) fn workspaces(&self) -> Vec<WorkspaceKey> {
+        self.line.iter().map(|caller| caller.workspace).collect()
+    }
+
     /// Whether anybody in line wants `workspace`.
     pub(crate) fn wants(&self, workspace: Option<WorkspaceKey>) -> bool {
         self.line.iter().any(|caller| Some(caller.workspace) == workspace)
@@ -98,17 +103,18 @@ impl<T> Queue<T> {
 
     /// A start that began when `began` was the next ticket has failed. Takes those out of the line
     /// whom waiting does not help: it was `permanent` or not the first for them, they have no hope
-    /// of another container, and `starting` others that are being started are for callers before
+    /// of another container, and `coming` others that are on their way to serve
+    /// anybody are for callers before
     /// them. A start that began before a call came says nothing to it: what failed may have been
     /// put right.
     pub(crate) fn start_failed(
         &mut self,
         began: Ticket,
         permanent: bool,
-        starting: usize,
+        coming: usize,
         hope: impl Fn(WorkspaceKey) -> bool,
     ) -> Vec<oneshot::Sender<T>> {
-        let mut provided = starting;
+        let mut provided = coming;
         let mut told = Vec::new();
         for mut caller in std::mem::take(&mut self.line) {
             let seen = caller.ticket < began;

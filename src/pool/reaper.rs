@@ -35,5 +35,5 @@ pub(super) async fn remove<S: Source>(shared: Arc<Shared<S>>, member: Member<S::
         }
     }
     drop(slot);
-    shared.changed.notify_one();
+    shared.touch();
 }

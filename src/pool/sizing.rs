@@ -105,13 +105,15 @@ fn weight(ago: Duration, idle_ttl: Duration) -> f64 {
 pub struct Unused {
     /// The only workspace it may serve.
     pub workspace: Option<WorkspaceKey>,
+    /// Whether a job on that workspace ran in it.
+    pub served: bool,
     /// Time since it became idle.
     pub idle_for: Duration,
 }
 
 /// The idle container to remove, if there are more than `target`: one without a workspace first,
-/// then one of several of the same workspace, then the last one of a workspace; of these the one
-/// that was unused the longest. Those of the first two kinds go when they were unused for half of
+/// then one of several of the same workspace, those that served it last, then the last one of a
+/// workspace; of these the one that was unused the longest. Those of the first two kinds go when they were unused for half of
 /// `idle_ttl`, the last one of a workspace after all of it.
 pub fn surplus(idle: &[Unused], target: usize, idle_ttl: Duration) -> Option<usize> {
     if idle.len() <= target {
@@ -124,7 +126,7 @@ pub fn surplus(idle: &[Unused], target: usize, idle_ttl: Duration) -> Option<usi
     idle.iter()
         .enumerate()
         .filter(|(_, one)| one.idle_for >= if is_last(one) { idle_ttl } else { idle_ttl / 2 })
-        .max_by_key(|(_, one)| (!is_last(one), one.workspace.is_none(), one.idle_for))
+        .max_by_key(|(_, one)| (!is_last(one), one.workspace.is_none(), !one.served, one.idle_for))
         .map(|(index, _)| index)
 }
 
@@ -218,7 +220,11 @@ mod tests {
     #[test]
     fn the_last_one_of_a_workspace_is_kept_the_longest() {
         let key = |ino| Some(WorkspaceKey { dev: 1, ino });
-        let one = |workspace, seconds| Unused { workspace, idle_for: Duration::from_secs(seconds) };
+        let one = |workspace, seconds| Unused {
+            workspace,
+            served: true,
+            idle_for: Duration::from_secs(seconds),
+        };
         let idle = [one(key(1), 900), one(key(1), 400), one(None, 350), one(key(2), 5000)];
         assert_eq!(surplus(&idle, 4, TTL), None);
         assert_eq!(surplus(&idle, 3, TTL), Some(2));
@@ -257,11 +263,14 @@ mod tests {
 
         #[test]
         fn what_is_removed_is_surplus_was_unused_and_spares_the_last_of_a_workspace(
-            idle in prop::collection::vec((prop::option::of(0u64..3), 0u64..900), 0..8),
+            idle in prop::collection::vec(
+                (prop::option::of(0u64..3), any::<bool>(), 0u64..900), 0..8,
+            ),
             target in 0usize..8,
         ) {
-            let idle: Vec<_> = idle.into_iter().map(|(ino, seconds)| Unused {
+            let idle: Vec<_> = idle.into_iter().map(|(ino, served, seconds)| Unused {
                 workspace: ino.map(|ino| WorkspaceKey { dev: 1, ino }),
+                served,
                 idle_for: Duration::from_secs(seconds),
             }).collect();
             let of = |one: &Unused| idle.iter().filter(|o| o.workspace == one.workspace).count();

@@ -39,11 +39,19 @@ pub trait Pooled: fmt::Debug + Send + Sync + 'static {
     fn lost(&self) -> BoxFuture<'static, String>;
 
     /// Ends every process, empties the writable places, and proves both, within its own deadline.
+    /// What may stay for the next job on the same workspace stays.
     ///
     /// # Errors
     ///
     /// What was not as it was at arming; the container must then be destroyed.
     fn reset(&mut self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// The same, and nothing of the workspace that it served stays: afterwards it may serve any.
+    ///
+    /// # Errors
+    ///
+    /// As with [`reset`](Self::reset).
+    fn clean(&mut self) -> BoxFuture<'_, Result<(), String>>;
 }
 
 /// Where an armed container, although fit for use, is not all that was asked for. Each is a

@@ -10,6 +10,7 @@ use crate::verdict::{DestroyReason, Health, Policy, unfit};
 use super::acquire::Grant;
 use super::choice::{self, Candidate, Others, WorkspaceKey};
 use super::place::{Pace, Place, estimate};
+use super::prepare::Preparing;
 use super::queue::{Queue, Ticket};
 use super::sizing::{self, Calls, Limits};
 use super::source::{Findings, Pooled, Source, StartError};
@@ -23,6 +24,11 @@ pub(crate) struct State<C> {
     pub(crate) starting: usize,
     pub(crate) leased: usize,
     pub(crate) resetting: usize,
+    /// Being reset so that nothing is kept.
+    pub(crate) cleaning: usize,
+    pub(crate) preparing: Vec<Preparing>,
+    /// Preparations so far.
+    pub(crate) preparations: u64,
     /// The workspaces of those that are leased or being reset.
     pub(crate) engaged: Vec<WorkspaceKey>,
     pub(crate) stats: Stats,
@@ -49,6 +55,9 @@ impl<C> State<C> {
             starting: 0,
             leased: 0,
             resetting: 0,
+            cleaning: 0,
+            preparing: Vec::new(),
+            preparations: 0,
             engaged: Vec::new(),
             stats: Stats::default(),
             calls: Calls::none(),
@@ -82,10 +91,17 @@ impl<C> State<C> {
         }
     }
 
+    /// A preparation is none any more.
+    pub(crate) fn end_preparing(&mut self, number: u64) -> Option<Preparing> {
+        let index = self.preparing.iter().position(|one| one.is(number))?;
+        Some(self.preparing.swap_remove(index))
+    }
+
     pub(crate) fn others(&self) -> Others {
         Others {
             starting: self.starting,
-            resetting: self.resetting,
+            resetting: self.resetting + self.cleaning,
+            preparing: self.preparing.len(),
             leased: self.leased,
             failing: self.failures > 0,
         }
@@ -98,6 +114,12 @@ impl<C> State<C> {
 }
 
 impl<S: Source> Shared<S> {
+    /// Something changed: the warmer looks, and who [watches](super::Pool::watch).
+    pub(crate) fn touch(&self) {
+        self.changed.notify_one();
+        self.stirred.send_replace(());
+    }
+
     /// The settings now.
     pub(crate) fn config(&self) -> Arc<PoolConfig> {
         Arc::clone(&self.config.lock())
@@ -120,6 +142,7 @@ impl<S: Source> Shared<S> {
         let policy = self.policy();
         let candidate = |member: &Member<S::Container>| Candidate {
             workspace: member.workspace,
+            served: member.served,
             age: member.armed_at.elapsed(),
             unfit: unfit(member.health(), policy).is_some(),
         };
@@ -133,7 +156,8 @@ impl<S: Source> Shared<S> {
 
     /// Containers whose removal is under way and will free a slot.
     pub(crate) fn dying(&self, state: &State<S::Container>) -> usize {
-        let known = state.idle.len() + state.starting + state.leased + state.resetting;
+        let away = state.starting + state.leased + state.resetting + state.cleaning;
+        let known = state.idle.len() + state.preparing.len() + away;
         (self.slots.status().size - self.free()).saturating_sub(known)
     }
 
@@ -143,7 +167,8 @@ impl<S: Source> Shared<S> {
         if state.is_backing_off() {
             return usize::MAX;
         }
-        state.starting + self.free() + self.dying(state)
+        let fit_soon = state.starting + state.cleaning + state.preparing.len();
+        fit_soon + self.free() + self.dying(state)
     }
 
     /// How many idle containers there should be now.
@@ -168,7 +193,11 @@ impl<S: Source> Shared<S> {
         let startable = self.free() + self.dying(&state);
         let startable = if state.is_backing_off() { 0 } else { startable };
         let pace = Pace {
-            coming: state.starting + state.resetting + startable,
+            coming: state.starting
+                + state.resetting
+                + state.cleaning
+                + state.preparing.len()
+                + startable,
             start: state.stats.percentile(Phase::Start, 50),
             leased: state.leased,
             lease: state.stats.percentile(Phase::Lease, 50),
@@ -210,6 +239,16 @@ impl<S: Source> Shared<S> {
         mut member: Member<S::Container>,
         settle: impl FnOnce(&mut State<S::Container>),
     ) {
+        member.idle_since = Instant::now();
+        self.put_back(member, settle);
+    }
+
+    /// The same for one that nobody has used meanwhile.
+    pub(crate) fn put_back(
+        self: &Arc<Self>,
+        member: Member<S::Container>,
+        settle: impl FnOnce(&mut State<S::Container>),
+    ) {
         let mut state = self.state.lock();
         let reason = match state.closed {
             true => Some(DestroyReason::Shutdown),
@@ -220,11 +259,10 @@ impl<S: Source> Shared<S> {
             return self.destroy(member, reason, settle);
         }
         settle(&mut state);
-        member.idle_since = Instant::now();
         state.idle.push(member);
         self.serve(&mut state);
         drop(state);
-        self.changed.notify_one();
+        self.touch();
     }
 
     /// Removes a container in the background; its slot is free again when it is gone. `settle` says

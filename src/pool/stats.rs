@@ -33,6 +33,8 @@ pub enum Phase {
     Apply,
     /// Resetting a container, in the background.
     Reset,
+    /// Preparing an idle container for a workspace, in the background.
+    Prepare,
     /// Starting and arming a container, in the background.
     Start,
 }

@@ -17,6 +17,9 @@ pub struct PoolStatus {
     pub starting: u64,
     /// Containers that are being reset or removed.
     pub resetting: u64,
+    /// Containers that are being prepared for a workspace, ahead of the next call.
+    #[serde(default)]
+    pub preparing: u64,
     /// Idle containers that the pool tries to keep.
     pub target: u64,
     /// Containers at most.
@@ -76,6 +79,9 @@ impl PoolStatus {
             self.max_size,
             self.queue
         );
+        if self.preparing > 0 {
+            text.push_str(&format!("; {} being prepared", self.preparing));
+        }
         if let Some(engine) = &self.engine {
             text.push_str("; engine ");
             text.push_str(engine);

@@ -5,11 +5,13 @@ mod failing;
 mod fake;
 mod findings;
 mod line;
+mod prepare;
 mod simulation;
 mod stress;
 
 use std::sync::atomic::Ordering;
 
+use crate::config::Recycle;
 use crate::verdict::{JobEnd, Verdict};
 
 use self::fake::{FakeSource, Gate, config, key};
@@ -74,17 +76,62 @@ async fn a_reset_that_is_not_proved_destroys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_container_never_serves_a_second_workspace() {
+async fn a_container_serves_another_workspace_only_after_a_reset_that_keeps_nothing() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(1, 1));
+    let mut lease = pool.acquire(key(1)).await.unwrap();
+    let id = lease.container().id.clone();
+    lease.container().put(key(1));
+    lease.settle(JobEnd::Completed);
+    pool.ready(1).await.unwrap();
+    let mut other = pool.acquire(key(2)).await.unwrap();
+    assert_eq!(other.container().id, id);
+    other.container().put(key(2));
+    assert_eq!(other.miss(), Some(MissReason::OtherWorkspace));
+    assert_eq!(source.0.cleaned.load(Ordering::SeqCst), 1);
+    assert_eq!(pool.status().destroyed.values().sum::<u64>(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_can_be_proved_another_workspace_gets_another_container() {
     let source = FakeSource::new();
     let pool = Pool::start(source.clone(), config(1, 1));
     let mut lease = pool.acquire(key(1)).await.unwrap();
     let id = lease.container().id.clone();
     lease.settle(JobEnd::Completed);
     pool.ready(1).await.unwrap();
+    pool.change(PoolConfig { recycle: Recycle::Destroy, ..config(1, 1) });
     let mut other = pool.acquire(key(2)).await.unwrap();
     assert_ne!(other.container().id, id);
     assert_eq!(other.miss(), Some(MissReason::OtherWorkspace));
     assert_eq!(pool.status().destroyed["other_workspace"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_built_goes_only_where_there_is_no_room_for_another_container() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(0, 2));
+    for (workspace, cleaned) in [(1, 0), (2, 0), (1, 0), (3, 1), (1, 1)] {
+        let mut lease = pool.acquire(key(workspace)).await.unwrap();
+        lease.container().put(key(workspace));
+        lease.settle(JobEnd::Completed);
+        while pool.status().resetting > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(source.0.cleaned.load(Ordering::SeqCst), cleaned, "{workspace}");
+    }
+    assert_eq!(source.0.started.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_can_be_started_what_waits_for_others_is_cleaned() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(0, 4));
+    pool.acquire(key(1)).await.unwrap().settle(JobEnd::Completed);
+    pool.ready(1).await.unwrap();
+    *source.0.start.lock() = Gate::Permanent;
+    let lease = pool.acquire(key(2)).await.unwrap();
+    assert_eq!(lease.miss(), Some(MissReason::OtherWorkspace));
 }
 
 #[tokio::test(start_paused = true)]

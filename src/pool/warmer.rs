@@ -11,7 +11,9 @@ use crate::verdict::{DestroyReason, unfit};
 
 use super::acquire::AcquireError;
 use super::backoff::{backoff, random};
-use super::plan::{Bounds, Counts, plan};
+use super::choice::{self, Bound};
+use super::plan::{Bounds, Counts, Plan, plan};
+use super::prepare::Preparing;
 use super::queue::Ticket;
 use super::sizing::{Unused, surplus};
 use super::source::{Findings, Pooled, Source, StartError};
@@ -67,7 +69,7 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
         }
         shared.resize(config.max_size);
         while shared.slots.status().size > config.max_size + shared.dying(&state) {
-            let Some(index) = least_wanted(&state) else { break };
+            let Some(index) = least_wanted(shared, &state) else { break };
             leaving.push((state.idle.swap_remove(index), DestroyReason::Surplus));
         }
         let target = shared.target(&state);
@@ -75,13 +77,28 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
         let backing_off = state.not_before.filter(|not_before| *not_before > Instant::now());
         let plan = loop {
             shared.serve(&mut state);
-            let plan = plan(counts(shared, &state), bounds);
-            // Without a start its place would be of use to nobody.
-            if plan.evict == 0 || backing_off.is_some() {
+            let plan = planned(shared, &state, bounds, backing_off.is_some());
+            // One at a time: each changes what can be spared next.
+            if let Some(index) = plan.call_off.first() {
+                if let Some(one) = state.preparing.iter().filter(|one| !one.is_off()).nth(*index) {
+                    one.call_off();
+                }
+            } else if let (1.., Some(index)) = (plan.clean, least_wanted(shared, &state)) {
+                let cleanable = shared.cleanable(&state.idle[index]).is_ok();
+                // Without a start its place would be of use to nobody.
+                if !cleanable && backing_off.is_some() {
+                    break plan;
+                }
+                let member = state.idle.swap_remove(index);
+                if cleanable {
+                    state.cleaning += 1;
+                    shared.begin_cleaning(member);
+                } else {
+                    leaving.push((member, DestroyReason::OtherWorkspace));
+                }
+            } else {
                 break plan;
             }
-            let Some(index) = least_wanted(&state) else { break plan };
-            leaving.push((state.idle.swap_remove(index), DestroyReason::OtherWorkspace));
         };
         if let Some(index) = surplus(&unused(&state), target, config.idle_ttl) {
             leaving.push((state.idle.swap_remove(index), DestroyReason::Surplus));
@@ -111,27 +128,47 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
     Some(wait)
 }
 
-fn counts<S: Source>(shared: &Shared<S>, state: &State<S::Container>) -> Counts {
-    Counts {
+fn planned<S: Source>(
+    shared: &Shared<S>,
+    state: &State<S::Container>,
+    bounds: Bounds,
+    backing_off: bool,
+) -> Plan {
+    let on: Vec<_> =
+        state.preparing.iter().filter(|one| !one.is_off()).map(Preparing::in_preparation).collect();
+    // While nothing can be started a slot is of no use to those in line.
+    let (free, dying) = (shared.free(), shared.dying(state));
+    let counts = Counts {
         idle: state.idle.len(),
+        spare: bound(shared, state).iter().filter(|one| one.spare).count(),
         starting: state.starting,
         resetting: state.resetting,
-        waiting: state.queue.len(),
-        free: shared.free(),
-        dying: shared.dying(state),
-    }
+        cleaning: state.cleaning + state.preparing.len() - on.len(),
+        free: if backing_off { 0 } else { free },
+        dying: if backing_off { 0 } else { dying },
+    };
+    plan(&state.queue.workspaces(), &on, counts, bounds)
 }
 
-/// The idle container that makes room: one that nobody in line wants, unused the longest.
-fn least_wanted<C>(state: &State<C>) -> Option<usize> {
-    let wanted = |index: &usize| state.queue.wants(state.idle[*index].workspace);
-    (0..state.idle.len())
-        .max_by_key(|index| (!wanted(index), state.idle[*index].idle_since.elapsed()))
+/// The idle containers, as [`choice::least_wanted`] decides on them.
+fn bound<S: Source>(shared: &Shared<S>, state: &State<S::Container>) -> Vec<Bound> {
+    let candidates = shared.candidates(state);
+    let bound = |(index, member): (usize, &Member<S::Container>)| Bound {
+        wanted: state.queue.wants(member.workspace),
+        spare: shared.cleanable(member).is_ok() && choice::is_spare(&candidates, index),
+        idle_for: member.idle_since.elapsed(),
+    };
+    state.idle.iter().enumerate().map(bound).collect()
+}
+
+fn least_wanted<S: Source>(shared: &Shared<S>, state: &State<S::Container>) -> Option<usize> {
+    choice::least_wanted(&bound(shared, state))
 }
 
 fn unused<C>(state: &State<C>) -> Vec<Unused> {
     let unused = |member: &Member<C>| Unused {
         workspace: member.workspace,
+        served: member.served,
         idle_for: member.idle_since.elapsed(),
     };
     state.idle.iter().map(unused).collect()
@@ -159,7 +196,7 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
                 let reason = lost.await;
                 tracing::debug!(%reason, "a container's stream ended");
                 if let Some(shared) = watch.upgrade() {
-                    shared.changed.notify_one();
+                    shared.touch();
                 }
             });
             let findings = container.findings().clone();
@@ -169,6 +206,7 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
                 armed_at: now,
                 uses: 0,
                 workspace: None,
+                served: false,
                 idle_since: now,
                 slot,
             };
@@ -199,10 +237,15 @@ fn failed<S: Source>(shared: &Shared<S>, error: StartError, began: Ticket) {
     let state = &mut *state;
     state.starting -= 1;
     state.failures = state.failures.saturating_add(1);
+    // What waits, or is prepared, for others is cleaned for those in line while nothing starts.
+    let coming = state.starting
+        + state.cleaning
+        + state.preparing.len()
+        + state.idle.iter().filter(|member| shared.cleanable(member).is_ok()).count();
     let (queue, engaged) = (&mut state.queue, &state.engaged);
     let provable = state.findings.no_reset.is_empty();
     let hope = |workspace| provable && shared.may_come_back(engaged, workspace);
-    let told = queue.start_failed(began, error.is_permanent(), state.starting, hope);
+    let told = queue.start_failed(began, error.is_permanent(), coming, hope);
     for sender in told {
         // A receiver that is gone has given its place up.
         let _ = sender.send(Err(AcquireError::Start(error.clone())));
@@ -213,5 +256,5 @@ fn failed<S: Source>(shared: &Shared<S>, error: StartError, began: Ticket) {
     state.not_before = (!has_since).then(|| Instant::now() + wait);
     state.last_error = Some(error);
     shared.moved.send_replace(());
-    shared.changed.notify_one();
+    shared.touch();
 }

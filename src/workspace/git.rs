@@ -38,6 +38,7 @@ use crate::ignored::{Above, Rules};
 mod command;
 pub mod commits;
 mod config;
+mod files;
 pub(in crate::workspace) mod index;
 pub mod lfs;
 mod made;
@@ -45,6 +46,8 @@ pub(in crate::workspace) mod merge;
 mod place;
 mod refs;
 
+pub(super) use files::GitFile;
+pub use files::GitFiles;
 pub(super) use made::{Made, ObjectFile};
 
 /// The largest index that is read.
@@ -154,8 +157,8 @@ impl Repository {
         found.global = global_excludes(&config);
         let own = read(place.common(), "info/exclude").ok().flatten().unwrap_or_default();
         found.rules = Rules::new(&[&found.global, &own]);
-        let index = Index::open(place.own());
-        let tracked = index.as_ref().and_then(|index| index.tracked(config.hash_len()));
+        let mut index = Index::open(place.own());
+        let tracked = index.as_mut().and_then(|index| index.tracked(config.hash_len()));
         // Git itself reads what is too odd for us; such an index stays home.
         let index = index.filter(|_| tracked.is_some());
         found.tracked = match tracked {
@@ -254,7 +257,7 @@ impl Repository {
         let own = read(directory.as_fd(), "info/exclude").ok().flatten().unwrap_or_default();
         // Either length of names may be right; with the other one it does not parse.
         let tracked = Index::open(directory.as_fd())
-            .and_then(|index| [20, 32].into_iter().find_map(|length| index.tracked(length)))
+            .and_then(|mut index| [20, 32].into_iter().find_map(|length| index.tracked(length)))
             .unwrap_or_default();
         (Rules::new(&[global, &own]), tracked)
     }
@@ -299,6 +302,8 @@ pub(super) struct Index {
     pub(super) size: u64,
     /// Seconds of its last change, which git compares with those of files.
     pub(super) mtime: i64,
+    /// BLAKE3 of its bytes; of none before it was parsed.
+    pub(super) hash: [u8; 32],
 }
 
 impl Index {
@@ -308,7 +313,7 @@ impl Index {
         let stat = rustix::fs::fstat(&file).ok()?;
         let size = stat.st_size.unsigned_abs();
         let ordinary = FileType::from_raw_mode(stat.st_mode).is_file() && size <= INDEX_BYTES;
-        ordinary.then_some(Self { file, size, mtime: stat.st_mtime })
+        ordinary.then_some(Self { file, size, mtime: stat.st_mtime, hash: [0; 32] })
     }
 
     /// Reads it from its beginning.
@@ -316,9 +321,10 @@ impl Index {
         IndexReader { index: self, at: 0 }
     }
 
-    fn tracked(&self, hash_len: usize) -> Option<Tracked> {
+    fn tracked(&mut self, hash_len: usize) -> Option<Tracked> {
         let mut bytes = Vec::with_capacity(usize::try_from(self.size).ok()?);
         self.reader().take(INDEX_BYTES).read_to_end(&mut bytes).ok()?;
+        self.hash = *blake3::hash(&bytes).as_bytes();
         Tracked::parse(&bytes, hash_len).ok()
     }
 }

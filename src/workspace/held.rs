@@ -7,8 +7,10 @@
 //!     └── a reset that keeps nothing, a put that failed ───────┘
 //! ```
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
 
 use super::{Snapshot, WorkspaceKey};
 use crate::keeper::wire::{IgnoredTotal, KeptTree};
@@ -42,5 +44,24 @@ impl Held {
         self.dropped.extend(tree.dropped);
         self.kept = kept;
         self
+    }
+}
+
+/// What was sent last of each workspace, as long as some container holds it: whoever sends it to
+/// another one shares the memory of what is the same.
+#[derive(Clone, Debug, Default)]
+pub struct Manifests(Arc<Mutex<HashMap<WorkspaceKey, Weak<Snapshot>>>>);
+
+impl Manifests {
+    /// What was sent last, if somebody has it still.
+    pub fn latest(&self, workspace: WorkspaceKey) -> Option<Arc<Snapshot>> {
+        self.0.lock().get(&workspace)?.upgrade()
+    }
+
+    /// Notes what was sent last.
+    pub fn note(&self, workspace: WorkspaceKey, snapshot: &Arc<Snapshot>) {
+        let mut all = self.0.lock();
+        all.retain(|_, snapshot| snapshot.strong_count() > 0);
+        all.insert(workspace, Arc::downgrade(snapshot));
     }
 }

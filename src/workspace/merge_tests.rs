@@ -115,7 +115,7 @@ fn only_text_with_a_base_that_git_has_is_merged() {
     let base = crate::workspace::fixture::snapshot(&sent);
     let uncommitted =
         set.changes.iter_mut().find(|change| change.path == path("uncommitted")).unwrap();
-    uncommitted.base = Some(BaseNode::from(&base.nodes[&path("uncommitted")]));
+    uncommitted.base = Some(BaseNode::from(base.nodes.get(path("uncommitted")).unwrap()));
     for (name, text) in [
         ("added", "mine\n"),
         ("binary", "a\0d"),

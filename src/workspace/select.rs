@@ -5,7 +5,6 @@
 //! follows no link, and asks git nothing: the rules and the index are read here.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,6 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Stat, readlinkat, statat};
 use super::git::Repository;
 use super::git::index::Tracked;
 use super::limits::Totals;
+use super::send::known::{Item, Known};
 use super::send::{SendError, SendRules};
 use super::{DEEPEST, Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace, beneath};
 use crate::config::workspace::Ignored;
@@ -35,14 +35,15 @@ const WALKS: u32 = 3;
 
 /// What travels, and what does not.
 #[derive(Debug, Default)]
-pub(super) struct Selection {
-    pub(super) nodes: BTreeMap<RelPath, Node>,
+pub(super) struct Selection<'h> {
+    /// In the order of the paths' bytes.
+    pub(super) items: Vec<Item<'h>>,
     pub(super) stayed_home: Vec<StayedHome>,
     pub(super) stayed_home_total: u64,
     pub(super) totals: Totals,
 }
 
-impl Selection {
+impl Selection<'_> {
     /// Names `path` among what stays home. Where the list is full, what nobody expects to stay
     /// takes the place of what git or a setting keeps home.
     pub(super) fn stay(&mut self, path: &[u8], is_directory: bool, reason: StayReason) {
@@ -97,6 +98,8 @@ struct Frame<'a> {
     path: Vec<u8>,
     /// `None` for the top.
     node: Option<Node>,
+    /// Where it is, or would be, in what is known.
+    at: usize,
     scope: Rc<Scope<'a>>,
     ignored: Rules,
     excluded: Rules,
@@ -105,14 +108,15 @@ struct Frame<'a> {
 }
 
 /// Walks the workspace; again if directories go meanwhile.
-pub(super) fn select(
+pub(super) fn select<'h>(
     workspace: &Workspace,
     rules: &SendRules,
     repository: &Repository,
-) -> Result<Selection, SendError> {
+    known: Known<'h>,
+) -> Result<Selection<'h>, SendError> {
     let mut walks = 1;
     loop {
-        let (selection, went) = walk(workspace, rules, repository)?;
+        let (selection, went) = walk(workspace, rules, repository, known)?;
         if !went || walks == WALKS {
             return Ok(selection);
         }
@@ -121,16 +125,18 @@ pub(super) fn select(
 }
 
 /// Walks once; also whether a directory went meanwhile.
-fn walk(
+fn walk<'h>(
     workspace: &Workspace,
     rules: &SendRules,
     repository: &Repository,
-) -> Result<(Selection, bool), SendError> {
+    known: Known<'h>,
+) -> Result<(Selection<'h>, bool), SendError> {
     let always = Rules::new(&[rules.exclude.join("\n")]);
     let mut walk = Walk {
         workspace,
         rules,
         repository,
+        known,
         always,
         selection: Selection::default(),
         named: None,
@@ -145,6 +151,7 @@ fn walk(
     let mut stack = vec![Frame {
         path: Vec::new(),
         node: None,
+        at: 0,
         scope: Rc::new(scope),
         ignored: repository.rules.clone(),
         excluded: Rules::default(),
@@ -157,23 +164,25 @@ fn walk(
         }
     }
     walk.selection.stayed_home.sort_by(|a, b| a.path.cmp(&b.path));
+    walk.selection.items.sort_by(|a, b| a.named.path.cmp(&b.named.path));
     Ok((walk.selection, walk.went))
 }
 
-struct Walk<'a> {
+struct Walk<'a, 'h> {
     workspace: &'a Workspace,
     rules: &'a SendRules,
     repository: &'a Repository,
+    known: Known<'h>,
     /// `workspace.exclude`; no `.codexignore` takes these back.
     always: Rules,
-    selection: Selection,
+    selection: Selection<'h>,
     /// The ignored directory that was named last.
     named: Option<Rc<[u8]>>,
     /// A directory that was listed was gone when it was to be read.
     went: bool,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> Walk<'a, '_> {
     /// Reads one directory and puts those in it on the stack.
     fn directory(
         &mut self,
@@ -231,11 +240,19 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         if let Some(node) = frame.node.take() {
-            self.go(&frame.path, node);
+            self.go(&frame.path, node, frame.at);
         }
         let first_below = stack.len();
-        for name in names {
-            self.entry(&frame, &directory, &name, stack)?;
+        let mut path = frame.path.clone();
+        let mut at = frame.at;
+        for name in &names {
+            path.truncate(frame.path.len());
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            at = self.known.seek(at, &path);
+            self.entry(&frame, &directory, &path, at, stack)?;
         }
         // The stack gives back the last first, and what stayed home is named in order.
         stack[first_below..].reverse();
@@ -271,41 +288,42 @@ impl<'a> Walk<'a> {
         &mut self,
         frame: &Frame<'a>,
         directory: &OwnedFd,
-        name: &[u8],
+        path: &[u8],
+        at: usize,
         stack: &mut Vec<Frame<'a>>,
     ) -> Result<(), SendError> {
-        let path = join(&frame.path, name);
-        let name_of = OsStr::from_bytes(name);
+        let (_, name_of) = beneath::split(path);
+        let name = name_of.as_bytes();
         let stat = match statat(directory, name_of, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(error) => {
                 let error = io::Error::from(error);
-                return if is_gone(&error) { Ok(()) } else { self.unreadable(&path, false, error) };
+                return if is_gone(&error) { Ok(()) } else { self.unreadable(path, false, error) };
             }
         };
         let kind = FileType::from_raw_mode(stat.st_mode);
         let is_directory = kind.is_dir();
         if name == b".git" {
             if !frame.path.is_empty() {
-                self.stay(&path, is_directory, StayReason::NestedGit);
+                self.stay(path, is_directory, StayReason::NestedGit);
             }
             return Ok(());
         }
         if is_directory && self.repository.elsewhere == Some((stat.st_dev, stat.st_ino)) {
-            self.stay(&path, true, StayReason::Git);
+            self.stay(path, true, StayReason::Git);
             return Ok(());
         }
         if self.workspace.exclude.iter().any(|excluded| excluded.as_bytes() == path) {
-            self.stay(&path, is_directory, StayReason::RunsDirectory);
+            self.stay(path, is_directory, StayReason::RunsDirectory);
             return Ok(());
         }
-        if self.always.is_ignored(&path, is_directory)
-            || frame.excluded.is_ignored(&path, is_directory)
+        if self.always.is_ignored(path, is_directory)
+            || frame.excluded.is_ignored(path, is_directory)
         {
-            self.stay(&path, is_directory, StayReason::Excluded);
+            self.stay(path, is_directory, StayReason::Excluded);
             return Ok(());
         }
-        let inside = frame.scope.path(&path);
+        let inside = frame.scope.path(path);
         let ignored =
             frame.tracked_only.is_some() || frame.ignored.is_ignored(&inside, is_directory);
         let ignored = ignored && self.rules.ignored != Ignored::All;
@@ -313,24 +331,25 @@ impl<'a> Walk<'a> {
             let mut tracked_only = frame.tracked_only.clone();
             if ignored {
                 if !frame.scope.tracked.has_within(&inside) {
-                    self.stay_ignored(&tracked_only, &path, StayReason::IgnoredDirectory);
+                    self.stay_ignored(&tracked_only, path, StayReason::IgnoredDirectory);
                     return Ok(());
                 }
-                tracked_only.get_or_insert_with(|| path.as_slice().into());
+                tracked_only.get_or_insert_with(|| path.into());
             }
             // The walk itself must not go where the path cannot be told.
             if path.len() > RelPath::MAX_BYTES {
-                self.stay(&path, true, StayReason::NameTooLong);
+                self.stay(path, true, StayReason::NameTooLong);
                 return Ok(());
             }
             if path.iter().filter(|byte| **byte == b'/').count() >= DEEPEST {
-                self.stay(&path, true, StayReason::TooDeep);
+                self.stay(path, true, StayReason::TooDeep);
                 return Ok(());
             }
             let node = node_of(NodeKind::Directory, &stat, None);
             stack.push(Frame {
-                path,
+                path: path.to_vec(),
                 node: Some(node),
+                at,
                 scope: Rc::clone(&frame.scope),
                 ignored: frame.ignored.clone(),
                 excluded: frame.excluded.clone(),
@@ -339,28 +358,31 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         if !kind.is_file() && !kind.is_symlink() {
-            self.stay(&path, false, StayReason::Special);
+            self.stay(path, false, StayReason::Special);
             return Ok(());
         }
         let stays = frame.tracked_only.is_some() || self.rules.ignored == Ignored::None;
         if ignored && stays && !frame.scope.tracked.contains(&inside) {
-            self.stay_ignored(&frame.tracked_only, &path, StayReason::IgnoredFile);
+            self.stay_ignored(&frame.tracked_only, path, StayReason::IgnoredFile);
             return Ok(());
         }
         if kind.is_file() {
             let size = stat.st_size.unsigned_abs();
             let on_disk = stat.st_blocks.unsigned_abs().saturating_mul(512);
-            self.selection.totals.add_hole(&path, size, size.saturating_sub(on_disk));
-            self.go(&path, node_of(NodeKind::File, &stat, None));
+            self.selection.totals.add_hole(path, size, size.saturating_sub(on_disk));
+            self.go(path, node_of(NodeKind::File, &stat, None), at);
             return Ok(());
         }
         match readlinkat(directory, name_of, Vec::new()) {
-            Ok(target) => self.go(&path, node_of(NodeKind::Link, &stat, Some(target.into_bytes()))),
+            Ok(target) => {
+                let node = node_of(NodeKind::Link, &stat, Some(target.into_bytes()));
+                self.go(path, node, at);
+            }
             Err(error) => {
                 let error = io::Error::from(error);
                 // It is no link any more: EINVAL.
                 if !is_gone(&error) && error.kind() != io::ErrorKind::InvalidInput {
-                    return self.unreadable(&path, false, error);
+                    return self.unreadable(path, false, error);
                 }
             }
         }
@@ -368,14 +390,15 @@ impl<'a> Walk<'a> {
     }
 
     /// Takes `path`, unless there is too much already.
-    fn go(&mut self, path: &[u8], node: Node) {
-        let Ok(path) = RelPath::new(path) else {
-            self.stay(path, node.kind == NodeKind::Directory, StayReason::NameTooLong);
+    fn go(&mut self, path: &[u8], node: Node, at: usize) {
+        let (is_directory, size) = (node.kind == NodeKind::Directory, node.size);
+        let Some(item) = self.known.item(path, node, at) else {
+            self.stay(path, is_directory, StayReason::NameTooLong);
             return;
         };
-        self.selection.totals.add(path.as_bytes(), node.size);
+        self.selection.totals.add(path, size);
         if self.selection.totals.entries <= self.rules.max_files {
-            self.selection.nodes.insert(path, node);
+            self.selection.items.push(item);
         }
     }
 

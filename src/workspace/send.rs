@@ -13,34 +13,33 @@
 //! What cannot be read stays home and is named; a file that is not in the snapshot is never taken
 //! for deleted. `docs/workspace.md` has a row for each kind of odd file.
 
-use std::io::{self, Read, Write};
+use std::io::Write;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, statat};
 
-use super::beneath::{self, Parents};
-use super::git::{Made, ObjectFile, Repository, Sent};
+use super::beneath::Parents;
+use super::git::{ObjectFile, Repository, Sent};
 use super::limits::Totals;
-use super::select::{self, is_gone};
-use super::{
-    GitSent, Node, NodeKind, Snapshot, StayReason, StayedHome, Workspace, before_this_tick,
-};
+use super::select;
+use super::{GitSent, NodeKind, Snapshot, StayReason, StayedHome, Workspace, before_this_tick};
 use crate::config::workspace::{Ignored, WorkspaceConfig};
-use crate::path::RelPath;
 
 mod contents;
 mod entry;
 mod error;
+mod git;
+pub(in crate::workspace) mod known;
 
 use contents::Fate;
 use entry::Entries;
 pub use error::SendError;
+pub use known::Base;
+use known::{Item, Known};
 
 /// Bytes that are read from a file at once.
 const CHUNK: usize = 256 << 10;
-
-/// How often the objects are listed again because git packed some of them away.
-const OBJECT_ROUNDS: u32 = 4;
 
 /// What travels, and how much of it; from `[workspace]`.
 #[derive(Clone, Debug)]
@@ -83,9 +82,44 @@ pub fn send(
     rules: &SendRules,
     out: impl Write,
 ) -> Result<Snapshot, SendError> {
-    let taken = before_this_tick();
+    Ok(send_on(workspace, rules, Base::default(), out)?.snapshot)
+}
+
+/// What was sent on a [`Base`].
+#[derive(Clone, Debug)]
+pub struct Delta {
+    /// The whole workspace as the container has it now, what did not travel included.
+    pub snapshot: Snapshot,
+    /// Files of the workspace that travelled, `.git` not counted.
+    pub files: u64,
+    /// Bytes of these files.
+    pub bytes: u64,
+    /// Files of `.git` that travelled.
+    pub git_files: u64,
+    /// Bytes of these files.
+    pub git_bytes: u64,
+}
+
+/// As [`send`], but of what the container holds only what differs: entries of kind
+/// [`REMOVED`](crate::keeper::wire::REMOVED) for what is gone or of another kind now, then what is
+/// new or changed, a directory only where there was none. The limits are those of the whole.
+///
+/// What `base` says must be of this workspace, and what is held must be what the container holds;
+/// whether it is, the keeper checks by the number of the tree.
+///
+/// # Errors
+///
+/// As [`send`].
+pub fn send_on(
+    workspace: &Workspace,
+    rules: &SendRules,
+    base: Base<'_>,
+    out: impl Write,
+) -> Result<Delta, SendError> {
+    let (taken, uptime) = (before_this_tick(), uptime());
+    let known = Known::new(base, taken, uptime, known::is_local(&*workspace.root));
     let repository = Repository::find(workspace);
-    let mut selection = select::select(workspace, rules, &repository)?;
+    let mut selection = select::select(workspace, rules, &repository, known)?;
     let (made, mut git) = match repository.sent {
         Sent::Make(made) => {
             let told = GitSent::Made { files: 0, bytes: 0, index: made.index.is_some() };
@@ -106,58 +140,82 @@ pub fn send(
     };
     check_limits(rules, &mut selection.totals, &objects)?;
     if let Some(directory) = &workspace.working_dir {
-        let sent = selection.nodes.get(directory);
-        if sent.is_none_or(|node| node.kind != NodeKind::Directory) {
+        let found = selection.items.binary_search_by(|item| item.named.path.cmp(directory));
+        let sent = found.ok().and_then(|at| selection.items.get(at));
+        if sent.is_none_or(|item| item.named.node.kind != NodeKind::Directory) {
             return Err(SendError::WorkingDirStaysHome(directory.clone()));
         }
     }
 
-    let mut sending = Sending::new(Entries::new(out));
+    let mut sending = Sending::new(Entries::new(out), known);
     let mut parents = Parents::new(workspace.root.as_fd());
     if let Some(above) = &repository.above {
         sending.entries.rules_above(above).map_err(SendError::Write)?;
     }
+    for path in known.gone(&selection.items) {
+        sending.entries.removed(path).map_err(SendError::Write)?;
+    }
+    let (mut files, mut bytes) = (0, 0);
     let mut left_out = Vec::new();
-    for (path, node) in &mut selection.nodes {
-        match sending.node(&mut parents, path, node)? {
+    for (at, item) in selection.items.iter_mut().enumerate() {
+        if known.stays(item) {
+            continue;
+        }
+        match sending.item(&mut parents, item)? {
+            Fate::There => {}
+            Fate::Sent if item.named.node.kind == NodeKind::File => {
+                files += 1;
+                bytes += item.named.node.size;
+            }
             Fate::Sent => {}
-            Fate::Gone => left_out.push((path.clone(), None)),
+            Fate::Gone => left_out.push((at, None)),
             // Git inside would take it for deleted.
             Fate::Stays(StayReason::Changing)
-                if made.is_some() && repository.tracked.contains(path.as_bytes()) =>
+                if made.is_some() && repository.tracked.contains(item.named.path.as_bytes()) =>
             {
-                return Err(SendError::Changing { path: path.clone() });
+                return Err(SendError::Changing { path: item.named.path.clone() });
             }
-            Fate::Stays(reason) => left_out.push((path.clone(), Some(reason))),
+            Fate::Stays(reason) => left_out.push((at, Some(reason))),
         }
     }
-    for (path, reason) in left_out {
-        selection.nodes.remove(&path);
+    // From the last on, so that the places of the others stay what they are.
+    for (at, reason) in left_out.into_iter().rev() {
+        let item = selection.items.remove(at);
         if let Some(reason) = reason {
-            selection.stay(path.as_bytes(), false, reason);
+            selection.stay(item.named.path.as_bytes(), false, reason);
         }
     }
     selection.stayed_home.sort_by(|a, b| a.path.cmp(&b.path));
-    let mut git_base = None;
-    if let Some(made) = made {
-        let (files, bytes) = sending.git(&made, objects)?;
-        git = GitSent::Made { files, bytes, index: made.index.is_some() };
-        git_base = Some(made.base);
+    let git_sent = sending.git(made.as_deref(), objects)?;
+    if let GitSent::Made { files, bytes, .. } = &mut git {
+        (*files, *bytes) = git_sent.whole;
     }
     sending.entries.finish().map_err(SendError::Write)?;
 
-    let sent = selection.nodes.values().filter(|node| node.kind == NodeKind::File);
-    let (files, bytes) = sent.fold((0, 0), |(files, bytes), node| (files + 1, bytes + node.size));
-    Ok(Snapshot {
-        nodes: selection.nodes,
+    let nodes = known.nodes(selection.items);
+    let sent = nodes.values().filter(|node| node.kind == NodeKind::File);
+    let whole = sent.fold((0, 0), |(files, bytes), node| (files + 1, bytes + node.size));
+    let snapshot = Snapshot {
+        nodes,
         stayed_home: selection.stayed_home,
         stayed_home_total: selection.stayed_home_total,
         git,
-        git_base,
-        files,
-        bytes,
+        git_base: made.map(|made| made.base),
+        git_files: git_sent.files,
+        files: whole.0,
+        bytes: whole.1,
         taken,
-    })
+        uptime,
+    };
+    let (git_files, git_bytes) = git_sent.travelled;
+    Ok(Delta { snapshot, files, bytes, git_files, git_bytes })
+}
+
+/// How long the system has been up, sleep included.
+fn uptime() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+    let now = clock_gettime(ClockId::Boottime);
+    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// How the workspace's own `.git` is named among what stayed home, if there is one.
@@ -186,120 +244,28 @@ fn check_limits(
     Ok(())
 }
 
-struct Sending<W: Write> {
+struct Sending<'h, W: Write> {
     entries: Entries<W>,
+    known: Known<'h>,
     buffer: Vec<u8>,
 }
 
-impl<W: Write> Sending<W> {
-    fn new(entries: Entries<W>) -> Self {
-        Self { entries, buffer: vec![0; CHUNK] }
+impl<'h, W: Write> Sending<'h, W> {
+    fn new(entries: Entries<W>, known: Known<'h>) -> Self {
+        Self { entries, known, buffer: vec![0; CHUNK] }
     }
 
     /// Sends one node.
-    fn node(
-        &mut self,
-        parents: &mut Parents<'_>,
-        path: &RelPath,
-        node: &mut Node,
-    ) -> Result<Fate, SendError> {
-        let bytes = path.as_bytes();
+    fn item(&mut self, parents: &mut Parents<'_>, item: &mut Item<'_>) -> Result<Fate, SendError> {
+        let (path, node) = (item.named.path.as_bytes(), &item.named.node);
         let sent = match node.kind {
-            NodeKind::Directory => self.entries.directory(bytes, node.mtime.0),
+            NodeKind::Directory => self.entries.directory(path, node.mtime.0),
             NodeKind::Link => {
                 let target = node.target.as_deref().unwrap_or_default();
-                self.entries.link(bytes, target, node.mtime.0)
+                self.entries.link(path, target, node.mtime.0)
             }
-            NodeKind::File => return self.contents(parents, path, node),
+            NodeKind::File => return self.contents(parents, item),
         };
         sent.map(|()| Fate::Sent).map_err(SendError::Write)
-    }
-
-    /// Sends the made `.git`: how many files, and their bytes.
-    fn git(&mut self, made: &Made, objects: Vec<ObjectFile>) -> Result<(u64, u64), SendError> {
-        let below = |path: &[u8]| {
-            if path.is_empty() { b".git".to_vec() } else { [b".git/", path].concat() }
-        };
-        let (mut files, mut bytes) = (0, 0);
-        let time = made.index.as_ref().map_or(0, |index| index.mtime);
-        for directory in made.directories() {
-            self.entries.directory(&below(&directory), time).map_err(SendError::Write)?;
-        }
-        for (path, contents) in made.small_files() {
-            self.entries.file(&below(path), contents, false, time).map_err(SendError::Write)?;
-            files += 1;
-            bytes += contents.len() as u64;
-        }
-        if let Some(index) = &made.index {
-            self.unchanging(b".git/index", index.reader(), index.size, index.mtime)?;
-            files += 1;
-            bytes += index.size;
-        }
-        let mut folders = std::collections::HashSet::new();
-        let mut sent = std::collections::HashSet::new();
-        let mut waiting = objects;
-        for _ in 0..OBJECT_ROUNDS {
-            let mut gone = false;
-            for object in waiting {
-                let (folder, _) = beneath::split(&object.path);
-                if folder != b"pack" && !folders.contains(folder) {
-                    let path = below(&[b"objects/", folder].concat());
-                    self.entries.directory(&path, time).map_err(SendError::Write)?;
-                    folders.insert(folder.to_vec());
-                }
-                if self.object(made, &object)? {
-                    files += 1;
-                    bytes += object.size;
-                    sent.insert(object.path);
-                } else {
-                    gone = true;
-                }
-            }
-            if !gone {
-                return Ok((files, bytes));
-            }
-            // Git packed some of them: they are in a pack that was not there before.
-            waiting = made.object_files().map_err(SendError::Repacking)?;
-            waiting.retain(|object| !sent.contains(&object.path));
-        }
-        Err(SendError::Repacking("objects went away again and again".into()))
-    }
-
-    /// Sends one file of the objects; `false` if it is gone.
-    fn object(&mut self, made: &Made, object: &ObjectFile) -> Result<bool, SendError> {
-        let path = [b".git/objects/", &*object.path].concat();
-        let file = match made.open(object) {
-            Ok(file) => file,
-            Err(error) if is_gone(&error) => return Ok(false),
-            Err(error) => return Err(SendError::unreadable(&path, error)),
-        };
-        self.unchanging(&path, file, object.size, object.mtime)?;
-        Ok(true)
-    }
-
-    /// Sends a file of `.git` that git replaces and never writes again.
-    fn unchanging(
-        &mut self,
-        path: &[u8],
-        mut file: impl Read,
-        size: u64,
-        mtime: i64,
-    ) -> Result<(), SendError> {
-        self.entries.begin_file(path, size, false, mtime).map_err(SendError::Write)?;
-        self.buffer.resize(CHUNK, 0);
-        let mut left = size;
-        while left > 0 {
-            let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
-            match file.read(&mut self.buffer[..want]) {
-                Ok(0) => return Err(SendError::Repacking("a file was cut short".into())),
-                Ok(count) => {
-                    self.entries.data(&self.buffer[..count]).map_err(SendError::Write)?;
-                    left -= count as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(SendError::unreadable(path, error)),
-            }
-        }
-        self.entries.end_file(size, 0).map_err(SendError::Write)
     }
 }

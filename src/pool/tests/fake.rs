@@ -1,6 +1,6 @@
 //! The source: what a step does is set by its gate, and what is there is counted.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::task::Poll;
@@ -65,6 +65,10 @@ pub(super) struct World {
     pub(super) reset: Mutex<Gate>,
     pub(super) remove: Mutex<Gate>,
     pub(super) findings: Mutex<Findings>,
+    /// Resets that kept nothing.
+    pub(super) cleaned: AtomicU32,
+    /// What of a workspace is in which container.
+    pub(super) contents: Mutex<HashMap<String, WorkspaceKey>>,
     /// Of the profile that containers are started from.
     pub(super) profile: AtomicU32,
 }
@@ -94,6 +98,8 @@ impl FakeSource {
             reset: Mutex::new(Gate::Ok),
             remove: Mutex::new(Gate::Ok),
             findings: Mutex::default(),
+            cleaned: AtomicU32::new(0),
+            contents: Mutex::default(),
             profile: AtomicU32::new(0),
         }))
     }
@@ -151,8 +157,22 @@ impl Source for FakeSource {
     }
 }
 
+impl FakeContainer {
+    /// Puts something of `workspace` into it, where nothing of another one may be.
+    pub(super) fn put(&self, workspace: WorkspaceKey) {
+        let before = self.world.contents.lock().insert(self.id.0.clone(), workspace);
+        assert!(before.is_none_or(|before| before == workspace), "{before:?} {workspace:?}");
+    }
+
+    /// As if nothing had been put.
+    pub(super) fn take_back(&self) {
+        self.world.contents.lock().remove(&self.id.0);
+    }
+}
+
 impl Drop for FakeContainer {
     fn drop(&mut self) {
+        self.world.contents.lock().remove(&self.id.0);
         self.world.running.lock().remove(&self.id.0);
     }
 }
@@ -189,6 +209,15 @@ impl Pooled for FakeContainer {
                 Ok(passed) => passed.map_err(|error| error.to_string()),
                 Err(_) => Err(String::from("reset took too long")),
             }
+        })
+    }
+
+    fn clean(&mut self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.reset().await?;
+            self.world.contents.lock().remove(&self.id.0);
+            self.world.cleaned.fetch_add(1, Ordering::SeqCst);
+            Ok(())
         })
     }
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use crate::config::PoolConfig;
 use crate::pool::lease::Lease;
+use crate::pool::prepare::{Preparation, Prepared};
 use crate::pool::{AcquireError, Pool};
 use crate::verdict::JobEnd;
 
@@ -18,9 +19,20 @@ enum Step {
     Acquire { workspace: u64, patience: u64 },
     Settle { which: usize, end: JobEnd },
     Drop { which: usize },
+    Prepare { workspace: u64 },
+    Finish { which: usize, how: Option<Prepared> },
     Lose,
     Gates { start: Gate, reset: Gate, remove: Gate },
     Wait { ms: u64 },
+}
+
+fn outcomes() -> impl Strategy<Value = Prepared> {
+    prop::sample::select(vec![
+        Prepared::Ready,
+        Prepared::Ready,
+        Prepared::Untouched,
+        Prepared::Spoiled,
+    ])
 }
 
 fn steps() -> impl Strategy<Value = Step> {
@@ -34,6 +46,9 @@ fn steps() -> impl Strategy<Value = Step> {
             JobEnd::Completed, JobEnd::Completed, JobEnd::TimedOut, JobEnd::Lost,
         ])).prop_map(|(which, end)| Step::Settle { which, end }),
         1 => any::<usize>().prop_map(|which| Step::Drop { which }),
+        2 => (0u64..3).prop_map(|workspace| Step::Prepare { workspace }),
+        2 => (any::<usize>(), prop::option::weighted(0.8, outcomes()))
+            .prop_map(|(which, how)| Step::Finish { which, how }),
         1 => Just(Step::Lose),
         1 => (gate(), gate(), no_hang())
             .prop_map(|(start, reset, remove)| Step::Gates { start, reset, remove }),
@@ -54,12 +69,14 @@ proptest! {
             let source = FakeSource::new();
             let pool = Pool::start(source.clone(), PoolConfig { adaptive: true, ..config(1, 3) });
             let mut leases: Vec<Lease<FakeSource>> = Vec::new();
+            let mut preparations = Vec::new();
             for step in history {
                 match step {
                     Step::Acquire { workspace, patience } => {
                         let acquire = pool.acquire(key(workspace));
                         let limit = Duration::from_millis(patience);
-                        if let Ok(Ok(lease)) = tokio::time::timeout(limit, acquire).await {
+                        if let Ok(Ok(mut lease)) = tokio::time::timeout(limit, acquire).await {
+                            lease.container().put(key(workspace));
                             leases.push(lease);
                         }
                     }
@@ -69,6 +86,13 @@ proptest! {
                     }
                     Step::Drop { which } if !leases.is_empty() => {
                         drop(leases.swap_remove(which % leases.len()));
+                    }
+                    Step::Prepare { workspace } => {
+                        preparations.extend(prepare(&pool, workspace));
+                    }
+                    Step::Finish { which, how } if !preparations.is_empty() => {
+                        let one = preparations.swap_remove(which % preparations.len());
+                        end(one, how);
                     }
                     Step::Lose => {
                         if let Some(member) = pool.shared.state.lock().idle.first() {
@@ -84,14 +108,23 @@ proptest! {
                     _ => {}
                 }
                 let mut ids: Vec<_> = leases.iter_mut().map(|l| l.container().id.0.clone()).collect();
+                ids.extend(preparations.iter_mut().map(|one| one.container().id.0.clone()));
                 ids.sort();
                 ids.dedup();
-                prop_assert_eq!(ids.len(), leases.len(), "a container is leased twice");
+                let out = leases.len() + preparations.len();
+                prop_assert_eq!(ids.len(), out, "a container is taken twice");
             }
             *source.0.start.lock() = Gate::Ok;
             *source.0.reset.lock() = Gate::Ok;
             *source.0.remove.lock() = Gate::Ok;
             drop(leases);
+            // Whoever prepares lets go when it is told to.
+            for one in preparations {
+                tokio::spawn(async move {
+                    one.wanted().await;
+                    end(one, Some(Prepared::Spoiled));
+                });
+            }
             for workspace in [7, 8, 7] {
                 let lease = pool.acquire(key(workspace)).await;
                 prop_assert!(lease.is_ok(), "the pool serves no more: {:?}", lease.err());
@@ -100,10 +133,56 @@ proptest! {
             pool.drain().await;
             let status = pool.status();
             prop_assert_eq!((status.idle, status.leased, status.starting, status.resetting), (0, 0, 0, 0));
+            prop_assert_eq!(status.preparing, 0);
             prop_assert_eq!(pool.shared.slots.status().available, 3);
             prop_assert_eq!(status.destroyed.values().sum::<u64>(), armed(&source));
             Ok(())
         })?;
+    }
+}
+
+/// Prepares an idle container for a workspace, if there is one.
+fn prepare(pool: &Pool<FakeSource>, workspace: u64) -> Option<Preparation<FakeSource>> {
+    let workspace = key(workspace);
+    let mut one = pool.prepare(|view| {
+        let fits = |bound: Option<_>| bound.is_none_or(|bound| bound == workspace);
+        let place = view.idle.iter().position(|one| fits(one.workspace))?;
+        Some((place, workspace))
+    })?;
+    one.container().put(workspace);
+    Some(one)
+}
+
+/// Ends a preparation; drops it without a word if nothing is said.
+fn end(mut one: Preparation<FakeSource>, how: Option<Prepared>) {
+    match how {
+        // What was put is taken for not put: nothing else is untouched.
+        Some(Prepared::Untouched) => {
+            one.container().take_back();
+            one.finish(Prepared::Untouched);
+        }
+        Some(how) => one.finish(how),
+        None => drop(one),
+    }
+}
+
+/// Prepares again and again, for as long as it is let.
+async fn preparer(pool: Pool<FakeSource>, mut dice: Dice) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(dice.roll(100))).await;
+        let Some(one) = prepare(&pool, dice.roll(3)) else { continue };
+        let how = match dice.roll(8) {
+            0 => None,
+            1 => Some(Prepared::Spoiled),
+            2 => Some(Prepared::Untouched),
+            _ => Some(Prepared::Ready),
+        };
+        // It takes long, but for who is wanted.
+        let work = tokio::time::sleep(Duration::from_secs(dice.roll(1000)));
+        tokio::select! {
+            () = one.wanted() => end(one, how.and(Some(Prepared::Spoiled))),
+            () = work => end(one, how),
+        }
     }
 }
 
@@ -112,7 +191,8 @@ fn armed(source: &FakeSource) -> u64 {
 }
 
 /// How a client of the stress test lets a lease go.
-async fn use_and_end(lease: Lease<FakeSource>, dice: &mut Dice) {
+async fn use_and_end(mut lease: Lease<FakeSource>, workspace: u64, dice: &mut Dice) {
+    lease.container().put(key(workspace));
     tokio::time::sleep(Duration::from_millis(dice.roll(200))).await;
     match dice.roll(6) {
         0 => drop(lease),
@@ -126,7 +206,8 @@ async fn client(pool: Pool<FakeSource>, mut dice: Dice, calls: usize) -> Vec<Acq
     let mut errors = Vec::new();
     for _ in 0..calls {
         tokio::time::sleep(Duration::from_millis(dice.roll(300))).await;
-        let acquire = pool.acquire(key(dice.roll(3)));
+        let workspace = dice.roll(3);
+        let acquire = pool.acquire(key(workspace));
         let acquired = match dice.roll(4) {
             0 => {
                 let patience = Duration::from_millis(dice.roll(500));
@@ -136,7 +217,7 @@ async fn client(pool: Pool<FakeSource>, mut dice: Dice, calls: usize) -> Vec<Acq
             _ => Some(acquire.await),
         };
         match acquired {
-            Some(Ok(lease)) => use_and_end(lease, &mut dice).await,
+            Some(Ok(lease)) => use_and_end(lease, workspace, &mut dice).await,
             Some(Err(error)) => errors.push(error),
             None => {}
         }
@@ -186,6 +267,7 @@ fn thousands_of_calls_lose_no_wake_up_and_no_slot() {
                     *source.0.remove.lock() = Gate::Slow(20);
                     tokio::time::sleep(Duration::from_secs(40)).await;
                 }
+                let preparing = tokio::spawn(preparer(pool.clone(), Dice(seed + 77)));
                 let dice = |n: u64| Dice(seed * 1000 + n * 2 + u64::from(faults));
                 let clients: Vec<_> =
                     (0..clients).map(|n| tokio::spawn(client(pool.clone(), dice(n), 34))).collect();
@@ -197,8 +279,12 @@ fn thousands_of_calls_lose_no_wake_up_and_no_slot() {
                     assert!(faults || found.is_none(), "seed {seed}: {found:?}");
                 }
                 breaking.abort();
+                preparing.abort();
+                // What it prepared is destroyed when it is gone.
+                let _ = preparing.await;
                 let state = pool.shared.state.lock();
                 assert_eq!((state.queue.len(), state.leased), (0, 0), "seed {seed}");
+                assert_eq!(state.preparing.len(), 0, "seed {seed}");
             }
             assert!(source.0.most_running.load(Ordering::SeqCst) <= 5, "seed {seed}");
             pool.drain().await;

@@ -46,6 +46,8 @@ pub(in crate::workspace) struct ObjectFile {
     pub(in crate::workspace) path: Vec<u8>,
     pub(in crate::workspace) size: u64,
     pub(in crate::workspace) mtime: i64,
+    pub(in crate::workspace) dev: u64,
+    pub(in crate::workspace) ino: u64,
 }
 
 impl Made {
@@ -203,8 +205,9 @@ fn list(
             };
             if FileType::from_raw_mode(stat.st_mode).is_file() {
                 let path = [&name[..], b"/", &file[..]].concat();
-                let size = stat.st_size.unsigned_abs();
-                found.push(ObjectFile { from, path, size, mtime: stat.st_mtime });
+                let (size, mtime) = (stat.st_size.unsigned_abs(), stat.st_mtime);
+                let (dev, ino) = (stat.st_dev, stat.st_ino);
+                found.push(ObjectFile { from, path, size, mtime, dev, ino });
             }
         }
     }

@@ -13,13 +13,15 @@
 //! shared mapping may move no ctime at all; that is not seen.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, Stat, fstat, openat};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::known::Item;
 use super::{CHUNK, SendError, Sending};
 use crate::path::RelPath;
 use crate::workspace::beneath::{self, Parents};
@@ -52,6 +54,8 @@ const TICK_WAITS: u32 = 12;
 pub(super) enum Fate {
     /// It was sent, and the node says what.
     Sent,
+    /// The container has it already, as the node says.
+    There,
     /// It is not there any more.
     Gone,
     /// It is there and stays there.
@@ -62,6 +66,8 @@ pub(super) enum Fate {
 enum Reading {
     /// What was sent is what the file was.
     Whole(Node),
+    /// The container has what the file is.
+    There(Node),
     /// It changed meanwhile; with what was read, if that was as much as was told.
     Changed(Option<Node>),
     /// It is not there any more.
@@ -70,7 +76,7 @@ enum Reading {
     Unreadable,
 }
 
-impl<W: Write> Sending<W> {
+impl<W: Write> Sending<'_, W> {
     /// Sends a file and completes what is known of it.
     ///
     /// # Errors
@@ -79,19 +85,25 @@ impl<W: Write> Sending<W> {
     pub(super) fn contents(
         &mut self,
         parents: &mut Parents<'_>,
-        path: &RelPath,
-        node: &mut Node,
+        item: &mut Item<'_>,
     ) -> Result<Fate, SendError> {
-        let tries = if node.size > LARGE { FEW_TRIES } else { TRIES };
+        let named = Arc::clone(&item.named);
+        let path = &named.path;
+        let tries = if named.node.size > LARGE { FEW_TRIES } else { TRIES };
         let mut begun = false;
         let mut before = None;
         let mut fate = Fate::Stays(StayReason::Changing);
         for attempt in 1..=tries {
             let so_far = before.take().filter(|_| attempt == tries);
-            match self.read(parents, path, so_far.as_ref(), &mut begun)? {
+            let had = item.file_there().filter(|_| !begun && so_far.is_none());
+            match self.read(parents, path, so_far.as_ref(), had, &mut begun)? {
                 Reading::Whole(read) => {
-                    *node = read;
+                    self.known.complete(item, read);
                     return Ok(Fate::Sent);
+                }
+                Reading::There(read) => {
+                    self.known.complete(item, read);
+                    return Ok(Fate::There);
                 }
                 Reading::Changed(read) => before = read,
                 Reading::Gone => {
@@ -109,17 +121,21 @@ impl<W: Write> Sending<W> {
         }
         if begun {
             self.entries.withdrawn(path.as_bytes()).map_err(SendError::Write)?;
+        } else if item.file_there().is_some() {
+            self.entries.removed(path.as_bytes()).map_err(SendError::Write)?;
         }
         Ok(fate)
     }
 
     /// Reads a file once, and sends it. With `so_far`, no more than that, and it is whole if the
-    /// bytes are the same. `begun` says whether an entry of it is in the stream.
+    /// bytes are the same; with `had`, which the container has, nothing is sent if it is that.
+    /// `begun` says whether an entry of it is in the stream.
     fn read(
         &mut self,
         parents: &mut Parents<'_>,
         path: &RelPath,
         so_far: Option<&Node>,
+        had: Option<&Node>,
         begun: &mut bool,
     ) -> Result<Reading, SendError> {
         let (parent, name) = beneath::split(path.as_bytes());
@@ -138,6 +154,14 @@ impl<W: Write> Sending<W> {
             return Ok(Reading::Gone);
         }
         let now = node_of(NodeKind::File, &stat, None);
+        if let Some(had) = had.filter(|had| may_be(had, &now)) {
+            match self.hash(&file, now.size) {
+                Ok(hash) if Some(hash) != had.hash => {}
+                Ok(_) if !is_unchanged(&file, &stat) => return Ok(Reading::Changed(None)),
+                Ok(hash) => return Ok(Reading::There(Node { hash: Some(hash), ..now })),
+                Err(error) => return refused(path, error),
+            }
+        }
         let so_far = so_far.filter(|so_far| so_far.size <= now.size);
         let told = so_far.map_or(now.size, |so_far| so_far.size);
         let judge = |hasher: &blake3::Hasher| {
@@ -158,6 +182,27 @@ impl<W: Write> Sending<W> {
             *begun = true;
             self.large(path, &file, &now, told, judge)
         }
+    }
+
+    /// The hash of the first `size` bytes of a file, which is at its beginning again afterwards.
+    fn hash(&mut self, mut file: &File, size: u64) -> io::Result<[u8; 32]> {
+        self.buffer.resize(CHUNK, 0);
+        let mut hasher = blake3::Hasher::new();
+        let mut left = size;
+        while left > 0 {
+            let want = usize::try_from(left).unwrap_or(CHUNK).min(CHUNK);
+            match file.read(&mut self.buffer[..want]) {
+                Ok(0) => break,
+                Ok(count) => {
+                    hasher.update(&self.buffer[..count]);
+                    left -= count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        file.rewind()?;
+        Ok(*hasher.finalize().as_bytes())
     }
 
     /// Reads first, and sends what is whole.
@@ -223,6 +268,13 @@ impl<W: Write> Sending<W> {
         self.entries.end_file(told, left).map_err(SendError::Write)?;
         if left == 0 { Ok(judge(&hasher)) } else { reading }
     }
+}
+
+/// Whether the file that a container has may be the one of the host: a time of its contents that is
+/// not the host's must travel, too, since programs that build compare it.
+fn may_be(had: &Node, now: &Node) -> bool {
+    let key = |node: &Node| (node.size, node.mtime.0, node.mode & 0o100);
+    key(had) == key(now)
 }
 
 /// What an error with a file means for the file.

@@ -86,6 +86,11 @@ impl<W: Write> Entries<W> {
         self.head(EntryType::new(wire::WITHDRAWN), path, None, 0, 0o644, 0)
     }
 
+    /// Takes away what a container has at this path, with all that is in it.
+    pub(super) fn removed(&mut self, path: &[u8]) -> io::Result<()> {
+        self.head(EntryType::new(wire::REMOVED), path, None, 0, 0o644, 0)
+    }
+
     /// Ends the stream.
     pub(super) fn finish(mut self) -> io::Result<()> {
         self.out.write_all(&[0; 2 * BLOCK])?;
