@@ -40,7 +40,7 @@ use figures::{gate, say};
 use ground::Ground;
 use ours::Ours;
 use rivals::Rivals;
-use turns::{COLLECT_ALL, RAW_IN, RAW_OUT, SEND, Turns, collect_of};
+use turns::{COLLECT_ALL, RAW_IN, RAW_OUT, SEND, Turns, collect_of, send_of};
 
 /// What a container may take in this benchmark: the usual `container.memory`, in bytes.
 const MEMORY: u64 = 4 << 30;
@@ -49,6 +49,12 @@ const MEMORY: u64 = 4 << 30;
 const OF_RAW: f64 = 2.0;
 /// What 10,000 small files may take, whole, in milliseconds.
 const WHOLE_10_000: f64 = 1_000.0;
+/// What it may take to send and to collect so many files of which none changed, in milliseconds.
+const UNCHANGED_10_000: f64 = 60.0;
+/// See [`UNCHANGED_10_000`].
+const UNCHANGED_100_000: f64 = 500.0;
+/// What sending all files on a tree that is there may take of sending them where nothing is.
+const DELTA_OF_WHOLE: f64 = 1.1;
 
 fn main() -> ExitCode {
     if let Some(path) = monorepo::asked_for_manifest() {
@@ -124,7 +130,7 @@ async fn measure(ground: &Ground, rivals: &mut Rivals) -> Result<bool, Failed> {
             }
         };
         let turns = turns::take(&ours, rivals, &tree, home, rounds).await?;
-        gates.extend(targets(name, &turns));
+        gates.extend(targets(name, &tree.name, &turns));
         std::fs::remove_dir_all(tree.root())?;
     }
     say("");
@@ -137,11 +143,18 @@ async fn measure(ground: &Ground, rivals: &mut Rivals) -> Result<bool, Failed> {
 type Target = (String, f64, f64, &'static str);
 
 /// The targets that one tree decides.
-fn targets(name: &str, turns: &Turns) -> Vec<Target> {
+fn targets(name: &str, what: &str, turns: &Turns) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
     let mut target = |what: &str, value: f64, limit: f64, unit: &'static str| {
         targets.push((what.to_owned(), value, limit, unit));
     };
+    let unchanged = turns.together(&send_of("0"), &collect_of("0"));
+    target(
+        &format!("{what}: all changed on what is there, of the whole"),
+        turns.ratio(&send_of("all"), SEND),
+        DELTA_OF_WHOLE,
+        "",
+    );
     match name {
         "10000" => {
             target("10,000 small files, whole, in", turns.median(SEND), WHOLE_10_000, " ms");
@@ -151,6 +164,10 @@ fn targets(name: &str, turns: &Turns) -> Vec<Target> {
                 WHOLE_10_000,
                 " ms",
             );
+            target("10,000 unchanged files, in and out", unchanged, UNCHANGED_10_000, " ms");
+        }
+        "100000" => {
+            target("100,000 unchanged files, in and out", unchanged, UNCHANGED_100_000, " ms");
         }
         "large" => {
             target("2 GiB in, of a raw stream's time", turns.ratio(SEND, RAW_IN), OF_RAW, "");
@@ -163,6 +180,5 @@ fn targets(name: &str, turns: &Turns) -> Vec<Target> {
         }
         _ => {}
     }
-    let _ = collect_of;
     targets
 }

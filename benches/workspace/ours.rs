@@ -2,6 +2,7 @@
 //! the keeper's collect, and the reset.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::config::workspace::Ignored;
@@ -13,8 +14,9 @@ use mcp_codex_orchestrator::pool::lease::Lease;
 use mcp_codex_orchestrator::pool::source::Pooled;
 use mcp_codex_orchestrator::verdict::JobEnd;
 use mcp_codex_orchestrator::workspace::Snapshot;
+use mcp_codex_orchestrator::workspace::held::Held;
 use mcp_codex_orchestrator::workspace::receive::{ReceiveLimits, receive};
-use mcp_codex_orchestrator::workspace::send::{SendRules, send};
+use mcp_codex_orchestrator::workspace::send::{Base, SendRules, send, send_on};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::io::SyncIoBridge;
 
@@ -55,23 +57,38 @@ impl<'a> Ours<'a> {
         until(&self.pool, |status| status.idle == 1).await
     }
 
-    /// Sends the whole tree.
+    /// Makes the container hold nothing of any tree.
+    pub(crate) async fn clean(&self, lease: &mut Lease<Starter>) -> Result<(), Failed> {
+        lease.container().keeper().end().await?;
+        Ok(lease.container().clean().await?)
+    }
+
+    /// Sends the tree: what differs from what the container holds, or all of it. Gives also how many
+    /// files travelled.
     pub(crate) async fn send(
         &self,
         lease: &mut Lease<Starter>,
         tree: &Tree,
-    ) -> Result<(Duration, Snapshot), Failed> {
+    ) -> Result<(Duration, Arc<Snapshot>, u64), Failed> {
+        let container = lease.container();
         let began = Instant::now();
-        let put = lease.container().keeper().put(PutRequest::default()).await?;
+        let held = container.held().cloned();
+        container.set_held(None);
+        let request = PutRequest { base: held.as_ref().map(|held| held.tree), links: Vec::new() };
+        let put = container.keeper().put(request).await?;
         let workspace = tree.workspace.clone();
-        let (snapshot, put) = tokio::task::spawn_blocking(move || {
+        let (delta, put) = tokio::task::spawn_blocking(move || {
             let mut bridge = SyncIoBridge::new(put);
-            let snapshot = send(&workspace, &rules(), &mut bridge)?;
-            Ok::<_, Failed>((snapshot, bridge.into_inner()))
+            let base = Base { held: held.as_ref(), ..Base::default() };
+            let delta = send_on(&workspace, &rules(), base, &mut bridge)?;
+            Ok::<_, Failed>((delta, bridge.into_inner()))
         })
         .await??;
-        put.finish().await?;
-        Ok((began.elapsed(), snapshot))
+        let report = put.finish().await?;
+        let took = began.elapsed();
+        let (snapshot, key) = (Arc::new(delta.snapshot), tree.workspace.key);
+        lease.container().set_held(Some(Held::new(key, report.tree, Arc::clone(&snapshot))));
+        Ok((took, snapshot, delta.files))
     }
 
     /// What the host alone does of it: the same stream, into nothing.
@@ -114,20 +131,20 @@ impl<'a> Ours<'a> {
     pub(crate) async fn collect(
         &self,
         lease: &mut Lease<Starter>,
-        snapshot: Snapshot,
+        snapshot: &Arc<Snapshot>,
         count: usize,
-    ) -> Result<(Duration, Snapshot), Failed> {
+    ) -> Result<Duration, Failed> {
         let (entries, bytes) = LIMITS;
         let limits = ReceiveLimits::new(entries, bytes);
         let request =
             CollectRequest { max_bytes: bytes, max_entries: entries, ignored: limits.ignored };
-        let archive = self.archive.clone();
+        let (archive, snapshot) = (self.archive.clone(), Arc::clone(snapshot));
         let began = Instant::now();
         let collect = lease.container().keeper().collect(request).await?;
-        let (received, snapshot, collect) = tokio::task::spawn_blocking(move || {
+        let (received, collect) = tokio::task::spawn_blocking(move || {
             let mut bridge = SyncIoBridge::new(collect);
             let received = receive(&mut bridge, &snapshot, &limits, &archive)?;
-            Ok::<_, Failed>((received, snapshot, bridge.into_inner()))
+            Ok::<_, Failed>((received, bridge.into_inner()))
         })
         .await??;
         let report = collect.finish().await?;
@@ -137,7 +154,7 @@ impl<'a> Ours<'a> {
         if came != count || report.entries != count as u64 || !received.deleted.is_empty() {
             return Err(format!("{came} changes came, and not {count}: {report:?}").into());
         }
-        Ok((took, snapshot))
+        Ok(took)
     }
 
     /// So many bytes into a program that throws them away, through a stream of the engine's own.

@@ -18,8 +18,13 @@ pub(crate) const COLLECT_ALL: &str = "out: ours, all changed";
 pub(crate) const RAW_IN: &str = "in: raw stream, no files";
 pub(crate) const RAW_OUT: &str = "out: raw stream, no files";
 
-/// What collecting after so many changes is called.
-pub(crate) fn collect_of(count: usize) -> String {
+/// What sending so many changes is called.
+pub(crate) fn send_of(count: &str) -> String {
+    format!("in: ours, {count} changed")
+}
+
+/// What collecting so many is called.
+pub(crate) fn collect_of(count: &str) -> String {
     format!("out: ours, {count} changed")
 }
 
@@ -109,28 +114,39 @@ pub(crate) async fn take(
     Ok(turns)
 }
 
+/// The whole tree into a container that holds nothing, and then, as one run after another, what differs
+/// into one that holds it.
 async fn our_turn(ours: &Ours<'_>, tree: &Tree, turns: &mut Turns) -> Result<(), Failed> {
     let mut lease = ours.lease(tree).await?;
-    turns.add(RAW_IN, ours.raw_in(&mut lease, tree.bytes).await?);
-    let (took, mut snapshot) = ours.send(&mut lease, tree).await?;
+    ours.clean(&mut lease).await?;
+    let (took, ..) = ours.send(&mut lease, tree).await?;
     turns.add(SEND, took);
     turns.add("in: ours, host's part alone", ours.into_nothing(tree).await?);
-    for count in CHANGES {
-        let some = tree.some(count);
-        if some.len() < count {
-            continue;
+    ours.give_back(lease).await?;
+    let all = tree.files.len();
+    for count in changes(tree).chain([all]) {
+        let named = if count == all { "all".to_owned() } else { count.to_string() };
+        tree.change(count)?;
+        let mut lease = ours.lease(tree).await?;
+        let kept = lease.container().held().is_some();
+        let (took, snapshot, sent) = ours.send(&mut lease, tree).await?;
+        if sent < count as u64 {
+            return Err(format!("{sent} files went in, and {count} were changed").into());
         }
-        ours.change(&mut lease, &some).await?;
-        let (took, same) = ours.collect(&mut lease, snapshot, count).await?;
-        turns.add(&collect_of(count), took);
-        snapshot = same;
+        if kept {
+            turns.add(&send_of(&named), took);
+        } else {
+            say(&format!("{}: the container gave the tree up ({named} changed)", tree.name));
+        }
+        ours.change(&mut lease, &tree.some(count)).await?;
+        turns.add(&collect_of(&named), ours.collect(&mut lease, &snapshot, count).await?);
+        if count == all {
+            turns.add(RAW_IN, ours.raw_in(&mut lease, tree.bytes).await?);
+            turns.add(RAW_OUT, ours.raw_out(&mut lease, tree.bytes).await?);
+        }
+        let reset = ours.give_back(lease).await?;
+        turns.add(&format!("reset: {named} changed, the tree stays"), reset);
     }
-    ours.change(&mut lease, &tree.some(tree.files.len())).await?;
-    let (took, _) = ours.collect(&mut lease, snapshot, tree.files.len()).await?;
-    turns.add(COLLECT_ALL, took);
-    turns.add(RAW_OUT, ours.raw_out(&mut lease, tree.bytes).await?);
-    let reset = ours.give_back(lease).await?;
-    turns.add("reset that keeps nothing", reset);
     Ok(())
 }
 
@@ -150,21 +166,29 @@ async fn their_turn(
     rivals.clear().await?;
     if let Some(took) = rivals.rsync_in(root).await? {
         turns.add("in: rsync to the volume, whole", took);
+        for count in changes(tree) {
+            tree.change(count)?;
+            if let Some(took) = rivals.rsync_in(root).await? {
+                turns.add(&format!("in: rsync to the volume, {count} changed"), took);
+            }
+        }
     }
     if let Some(took) = rivals.rsync_out(to.empty()?).await? {
         turns.add("out: rsync from the volume, whole", took);
-        for count in CHANGES {
-            let some = tree.some(count);
-            if some.len() < count {
-                continue;
-            }
-            rivals.change(&some).await?;
+        for count in changes(tree) {
+            rivals.change(&tree.some(count)).await?;
             if let Some(took) = rivals.rsync_out(&to.0).await? {
-                turns.add(&format!("out: rsync, {count} changed"), took);
+                turns.add(&format!("out: rsync from the volume, {count} changed"), took);
             }
         }
     }
     rivals.clear().await
+}
+
+/// How many files of the tree are changed, but for all of them.
+fn changes(tree: &Tree) -> impl Iterator<Item = usize> {
+    let all = tree.files.len();
+    CHANGES.into_iter().filter(move |count| *count < all)
 }
 
 /// Where a rival puts what comes back.
