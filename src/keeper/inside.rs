@@ -7,8 +7,10 @@
 //! The real one cannot be made outside a container of ours ([`guard`]).
 
 pub mod attempts;
+mod attributes;
 pub mod cgroup;
 mod children;
+mod clock;
 pub mod collect;
 pub mod container;
 pub mod end;
@@ -27,10 +29,12 @@ pub mod posture;
 mod private;
 pub mod process;
 pub mod put;
+mod remove;
 pub mod reset;
 pub mod serve;
 pub mod spawn;
 pub mod stdio;
+mod sweep;
 mod sys;
 mod transfer;
 pub mod user;

@@ -24,7 +24,7 @@ use super::manifest::{self, Manifest, Time, Verdict};
 use super::put::DEEPEST;
 use super::wanted::Rules;
 use super::{Doing, Refusal, places};
-use crate::keeper::wire::{CollectReport, CollectRequest};
+use crate::keeper::wire::{CollectReport, CollectRequest, USER};
 use crate::path::RelPath;
 
 /// What is before the path of a node that differs.
@@ -47,6 +47,7 @@ pub(super) fn read(
         limits,
         tar: tar::Builder::new(out),
         seen: vec![false; manifest.len()],
+        last: 0,
         report: CollectReport::default(),
         ignored: IgnoredNew::default(),
         room: Room::on(root),
@@ -67,6 +68,8 @@ struct Reader<'a> {
     limits: &'a CollectRequest,
     tar: tar::Builder<&'a mut dyn Write>,
     seen: Vec<bool>,
+    /// As in [`Manifest::find_after`].
+    last: usize,
     report: CollectReport,
     ignored: IgnoredNew,
     room: Room,
@@ -132,7 +135,7 @@ impl Reader<'_> {
         let doing = format!("collect {path}");
         let stat = fs::statat(&level.directory, name, AtFlags::SYMLINK_NOFOLLOW).doing(&doing)?;
         let is_directory = places::is_directory(&stat);
-        let known = self.manifest.find(path.as_bytes());
+        let known = self.manifest.find_after(&mut self.last, path.as_bytes());
         let mut ignored = level.ignored;
         if let Some(index) = known {
             self.seen[index] = true;
@@ -290,7 +293,7 @@ impl Reader<'_> {
     ) -> Result<(), Refusal> {
         let parent = level.directory.as_fd();
         let is_directory = places::is_directory(stat);
-        let size = kept::size_of(parent, name, stat, false);
+        let size = kept::size_of(parent, name, stat, (USER, USER), false);
         let builds = is_directory || level.ignored;
         let stays = builds && self.room.take(&size);
         self.ignored.count(path, is_directory, size.bytes, stays);
@@ -303,7 +306,7 @@ impl Reader<'_> {
 }
 
 /// The hash of a file's contents or of a link's target, read through `buffer`.
-fn hash_of(
+pub(super) fn hash_of(
     parent: BorrowedFd<'_>,
     name: &CStr,
     stat: &Stat,
@@ -324,7 +327,7 @@ fn hash_of(
     }
 }
 
-fn open_file(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<std::fs::File> {
+pub(super) fn open_file(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<std::fs::File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = fs::openat(parent, name, flags, Mode::empty())?;
     if !FileType::from_raw_mode(fs::fstat(&file)?.st_mode).is_file() {
@@ -379,7 +382,9 @@ mod tests {
         tar.append_link(&mut header, "l", "b").unwrap();
         let tar = tar.into_inner().unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
-        let (manifest, _) = put::write(root.as_fd(), &mut &tar[..], true, None).unwrap();
+        let manifest = put::write(root.as_fd(), &mut &tar[..], true, Manifest::default(), None)
+            .unwrap()
+            .manifest;
         change(place.path());
         let mut out = Vec::new();
         let report = read(root.as_fd(), &manifest, None, limits, &mut out)?;

@@ -1,31 +1,45 @@
 //! What the keeper does, done for real.
+//!
+//! ```text
+//!            put                        spawn
+//!  empty ───────────> tree n ─────────────────> tree n, and something ran
+//!    ▲                  ▲ │ ▲                              │
+//!    │    reset that    │ │ └─ put on n: tree n + 1 ─┐     │
+//!    ├── keeps nothing ─┼─┴──────────────────────────┤     │
+//!    │                  └──── reset that keeps it ───┴─────┤
+//!    └──────────── another reset, or too little is left ───┘
+//! ```
+//!
+//! Only a tree on which nothing ran since it was put, or since a reset left of it what is certain, is
+//! put on. A put that fails leaves a broken tree, which only a reset ends, and of which nothing stays.
+//! Beside a tree that a reset left lies what was built, until the next put or program.
 
 use std::ffi::CString;
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fd::AsFd;
-use rustix::time::{ClockId, clock_gettime};
+use rustix::fd::{AsFd, BorrowedFd};
 
+use super::clock::Mark;
+use super::fingerprint::But;
 use super::guard::InContainer;
-use super::kept::{self, Aside};
-use super::manifest::{Manifest, Time};
+use super::kept::Aside;
+use super::manifest::Manifest;
+use super::sweep::{self, Left, Swept, Wish};
 use super::{
     Doing, Inside, Refusal, attempts, cgroup, children, collect, end, fingerprint, links, places,
     posture, private, process, put, reset, sys, user,
 };
 use crate::keeper::wire::{
-    ArmRequest, Armed, CollectReport, CollectRequest, PutReport, PutRequest, ResetReport,
-    ResetRequest, SpawnRequest, WORKSPACE,
+    ArmRequest, Armed, CollectReport, CollectRequest, KeptTree, PutReport, PutRequest, ResetReport,
+    ResetRequest, SpawnRequest, USER, WORKSPACE,
 };
 
 /// File systems whose inode numbers and ctimes can be relied on, by `statfs`: every write and every
 /// first store through a mapping moves the ctime. tmpfs and overlays are not among them.
 const RELIABLE: [i64; 3] = [0xEF53, 0x5846_5342, 0x9123_683E]; // ext4, xfs, btrfs
-
-/// A tick of the coarse clock takes at most 10 ms; past this it has been set back.
-const SETTLE: Duration = Duration::from_millis(100);
 
 /// How long the dead may wait to be reaped by their parents.
 const REAPED: Duration = Duration::from_secs(2);
@@ -44,7 +58,9 @@ struct State {
     /// Of the writable places, for the job that runs.
     floors: Vec<places::Floor>,
     tree: Tree,
-    /// Build state for the next tree; only while there is none.
+    /// Trees so far, each change of one counted.
+    trees: u64,
+    /// Build state for the next tree, until something is put or a program runs.
     aside: Option<Aside>,
 }
 
@@ -56,8 +72,34 @@ enum Tree {
     Empty,
     /// A tree that was not put whole.
     Broken,
-    /// What was put, whether its inodes and ctimes count, and the clock before the first program.
-    Put { manifest: std::sync::Arc<Manifest>, reliable: bool, clock: Option<Time> },
+    /// What was put, or is left of it after a reset: its number, whether its inodes and ctimes count,
+    /// and the clocks before the first program, if one has run since.
+    Put { manifest: Arc<Manifest>, number: u64, reliable: bool, mark: Option<Mark> },
+}
+
+impl State {
+    /// Takes what is in the workspace, for a put on `base`. It counts as broken until all is put.
+    fn begin(&mut self, base: Option<u64>) -> Result<(Arc<Manifest>, Option<Aside>), Refusal> {
+        let tree = match (&mut self.tree, base) {
+            (Tree::Empty, None) => Arc::default(),
+            (Tree::Put { manifest, number, mark: None, .. }, Some(base)) if *number == base => {
+                std::mem::take(manifest)
+            }
+            (_, None) => {
+                return Err(Refusal::new("the workspace holds a tree already; reset first"));
+            }
+            (_, Some(_)) => {
+                return Err(Refusal::new("the workspace holds another tree; reset first"));
+            }
+        };
+        self.tree = Tree::Broken;
+        Ok((tree, self.aside.take()))
+    }
+
+    fn next_tree(&mut self) -> u64 {
+        self.trees += 1;
+        self.trees
+    }
 }
 
 impl Container {
@@ -74,7 +116,7 @@ impl Container {
         }
     }
 
-    fn restore(&self, keep_ignored: bool) -> Result<ResetReport, Refusal> {
+    fn restore(&self, request: ResetRequest) -> Result<ResetReport, Refusal> {
         self.require_rest()?;
         let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
         let (template, tree, aside) = {
@@ -82,24 +124,38 @@ impl Container {
             let tree = std::mem::replace(&mut state.tree, Tree::Broken);
             (state.template.clone(), tree, state.aside.take())
         };
-        let aside = match tree {
-            Tree::Put { manifest, .. } if keep_ignored => kept::set_aside(root.as_fd(), &manifest),
-            // Nothing was put since it was set aside.
-            Tree::Empty if keep_ignored => aside,
-            _ => None,
-        };
-        let aside = aside.filter(|aside| aside.is_proved(root.as_fd()));
+        let (swept, reliable) = sweep(root.as_fd(), tree, aside, request);
+        let aside = swept.aside.filter(|aside| aside.is_proved(root.as_fd()));
         let name = aside.as_ref().map(Aside::name);
-        reset::restore(&template, name)?;
+        let without_tree = name.map_or(But::Nothing, But::Name);
+        let mut left = swept.tree;
+        let but = if left.is_some() { But::Contents } else { without_tree };
+        reset::restore(&template, but)?;
+        // The second look. What it does not find as it must be does not stay.
+        let proved = |left: &Left| sweep::holds(root.as_fd(), &left.manifest, name, (USER, USER));
+        if left.as_ref().is_some_and(|left| !proved(left).unwrap_or(false)) {
+            left = None;
+            reset::restore(&template, without_tree)?;
+        }
         self.raise_floors()?;
-        sys::trim_memory();
+        let but = if left.is_some() { But::Contents } else { without_tree };
         require_no_dead()?;
-        let fingerprint = fingerprint::take(self.others()?, name)?;
+        let fingerprint = fingerprint::take(self.others()?, but)?;
         let kept = aside.as_ref().map(Aside::report).unwrap_or_default();
         let mut state = self.state.lock();
-        state.tree = Tree::Empty;
+        let mut tree = None;
+        state.tree = match left {
+            None => Tree::Empty,
+            Some(Left { manifest, dropped, bytes }) => {
+                let number = state.next_tree();
+                tree = Some(KeptTree { tree: number, dropped, bytes });
+                Tree::Put { manifest: Arc::new(manifest), number, reliable, mark: None }
+            }
+        };
         state.aside = aside;
-        Ok(ResetReport { fingerprint, kept, ..ResetReport::default() })
+        drop(state);
+        sys::trim_memory();
+        Ok(ResetReport { fingerprint, kept, tree, ports: Vec::new() })
     }
 
     /// Notes what a job that begins now must leave free.
@@ -109,17 +165,68 @@ impl Container {
         Ok(())
     }
 
-    /// Removes what is kept if no tree was put: whatever runs now is no run on the workspace it is
-    /// of.
-    fn drop_kept(&self) -> Result<(), Refusal> {
-        let aside = {
+    /// Puts the workspace in the order in which a program or a collection must find it, and gives the
+    /// moment from which changes are told from what was put.
+    ///
+    /// Build state goes back into its place if a tree is there that nothing was put on. It is removed
+    /// if there is no tree: whatever runs then is no run on the workspace it is of.
+    fn prepare(&self) -> Result<Option<Mark>, Refusal> {
+        let (aside, manifest, newest) = {
             let mut state = self.state.lock();
-            if matches!(state.tree, Tree::Empty) { state.aside.take() } else { None }
+            let (manifest, newest) = match &state.tree {
+                Tree::Empty => (None, None),
+                Tree::Broken => {
+                    return Err(Refusal::new("the workspace was not put whole; reset first"));
+                }
+                Tree::Put { mark: Some(mark), .. } => return Ok(Some(*mark)),
+                Tree::Put { manifest, .. } => {
+                    (Some(Arc::clone(manifest)), Some(manifest.newest_unhashed()))
+                }
+            };
+            (state.aside.take(), manifest, newest)
         };
-        let Some(aside) = aside else { return Ok(()) };
-        let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
-        aside.remove(root.as_fd()).doing("remove kept build state")
+        if let Some(aside) = aside {
+            let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
+            let done = match &manifest {
+                Some(manifest) => aside.bring_back(root.as_fd(), manifest, &[]),
+                None => aside.remove(root.as_fd()),
+            };
+            done.doing("bring kept build state to its place, or remove it")?;
+        }
+        Ok(newest.map(Mark::after))
     }
+}
+
+/// What stays of a workspace after what was in it, and whether inodes and ctimes count in it.
+fn sweep(
+    root: BorrowedFd<'_>,
+    tree: Tree,
+    aside: Option<Aside>,
+    request: ResetRequest,
+) -> (Swept, bool) {
+    let aside = aside.filter(|_| request.keep_ignored);
+    let (manifest, reliable, mark) = match tree {
+        // Nothing was put since it was set aside, so there is nothing to look for.
+        Tree::Empty => return (Swept { tree: None, aside }, false),
+        Tree::Put { .. } if aside.is_some() && !request.keep_tree => {
+            return (Swept { tree: None, aside }, false);
+        }
+        Tree::Put { manifest, reliable, mark, .. } if request.keep_tree || request.keep_ignored => {
+            (manifest, reliable, mark)
+        }
+        Tree::Put { .. } | Tree::Broken => return (Swept::default(), false),
+    };
+    // If nothing ran, nothing changed since now.
+    let mark = mark.unwrap_or_else(|| Mark::after(manifest.newest_unhashed()));
+    let wish = Wish {
+        tree: request.keep_tree,
+        ignored: request.keep_ignored,
+        certified_before: mark.certifies(&Mark::now()).filter(|_| reliable),
+        owner: (USER, USER),
+    };
+    let manifest = Arc::try_unwrap(manifest).unwrap_or_else(|manifest| (*manifest).clone());
+    // Whatever cannot be looked at: nothing stays.
+    (sweep::sweep(root, manifest, aside, wish).unwrap_or_default(), reliable)
 }
 
 impl Inside for Container {
@@ -132,55 +239,42 @@ impl Inside for Container {
         posture::require_capabilities()?;
         // Before the places are emptied, so that whatever was tried leaves nothing.
         let tried = attempts::run()?;
-        let fingerprint = self.restore(false)?.fingerprint;
+        let fingerprint = self.restore(ResetRequest::default())?.fingerprint;
         Ok(Armed { posture: posture::read(tried)?, fingerprint, ports: Vec::new() })
     }
 
     fn put(&self, request: &PutRequest, tar: &mut (dyn Read + Send)) -> Result<PutReport, Refusal> {
         self.require_rest()?;
-        if request.base.is_some() {
-            return Err(Refusal::new("the workspace holds another tree; reset first"));
-        }
         let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
         let kind = rustix::fs::fstatfs(&root).doing("look at the workspace")?.f_type;
         let reliable = RELIABLE.contains(&kind);
-        if !matches!(self.state.lock().tree, Tree::Empty) {
-            return Err(Refusal::new("the workspace holds a tree already; reset first"));
-        }
-        let aside = {
-            let mut state = self.state.lock();
-            state.tree = Tree::Broken;
-            state.aside.take()
-        };
+        let (base, aside) = self.state.lock().begin(request.base)?;
         self.raise_floors()?;
         let name = aside.as_ref().map(Aside::name);
-        let (manifest, report) = user::as_user(|| put::write(root.as_fd(), tar, !reliable, name))?;
+        // Alone: whoever else held it has ended with what it did.
+        let base = Arc::try_unwrap(base).unwrap_or_else(|base| (*base).clone());
+        let written = user::as_user(|| put::write(root.as_fd(), tar, !reliable, base, name))?;
         if let Some(aside) = aside {
-            aside.bring_back(root.as_fd(), &manifest).doing("bring back kept build state")?;
+            aside
+                .bring_back(root.as_fd(), &written.manifest, &written.removed)
+                .doing("bring back kept build state")?;
         }
-        let manifest = std::sync::Arc::new(manifest);
-        self.state.lock().tree = Tree::Put { manifest, reliable, clock: None };
-        let places = self.state.lock().link_places.clone();
+        let manifest = Arc::new(written.manifest);
+        let (number, places) = {
+            let mut state = self.state.lock();
+            let number = state.next_tree();
+            state.tree = Tree::Put { manifest, number, reliable, mark: None };
+            (number, state.link_places.clone())
+        };
         links::make(&places, &request.links)?;
         sys::trim_memory();
-        Ok(report)
+        Ok(PutReport { tree: number, ..written.report })
     }
 
     fn settle(&self) -> Result<(), Refusal> {
-        self.drop_kept()?;
-        let newest = match &self.state.lock().tree {
-            Tree::Put { manifest, clock: None, .. } => manifest.newest_unhashed(),
-            Tree::Broken => {
-                return Err(Refusal::new("the workspace was not put whole; reset first"));
-            }
-            _ => return Ok(()),
-        };
-        let started = Instant::now();
-        while coarse_clock() <= newest && started.elapsed() < SETTLE {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        if let Tree::Put { clock, .. } = &mut self.state.lock().tree {
-            *clock = Some(coarse_clock());
+        let now = self.prepare()?;
+        if let Tree::Put { mark, .. } = &mut self.state.lock().tree {
+            *mark = now;
         }
         Ok(())
     }
@@ -214,14 +308,14 @@ impl Inside for Container {
         tar: &mut dyn Write,
     ) -> Result<CollectReport, Refusal> {
         self.require_rest()?;
-        self.settle()?;
+        let mark = self.prepare()?;
         let root = places::open(WORKSPACE.as_bytes()).doing("open the workspace")?;
-        let (manifest, certified_before) = match &self.state.lock().tree {
-            Tree::Put { manifest, reliable, clock } => {
-                (std::sync::Arc::clone(manifest), clock.filter(|_| *reliable))
-            }
-            _ => (std::sync::Arc::default(), None),
+        let (manifest, reliable) = match &self.state.lock().tree {
+            Tree::Put { manifest, reliable, .. } => (Arc::clone(manifest), *reliable),
+            _ => (Arc::default(), false),
         };
+        let certified_before =
+            mark.filter(|_| reliable).and_then(|mark| mark.certifies(&Mark::now()));
         collect::read(root.as_fd(), &manifest, certified_before, request, tar)
     }
 
@@ -234,7 +328,7 @@ impl Inside for Container {
     }
 
     fn reset(&self, request: &ResetRequest) -> Result<ResetReport, Refusal> {
-        self.restore(request.keep_ignored)
+        self.restore(*request)
     }
 
     fn full(&self) -> Option<String> {
@@ -259,9 +353,4 @@ fn require_no_dead() -> Result<(), Refusal> {
             _ => std::thread::sleep(Duration::from_millis(1)),
         }
     }
-}
-
-fn coarse_clock() -> Time {
-    let now = clock_gettime(ClockId::RealtimeCoarse);
-    (now.tv_sec, u32::try_from(now.tv_nsec).unwrap_or(0))
 }

@@ -1,18 +1,20 @@
 //! Build state that stays for the next tree of the same workspace.
 //!
 //! ```text
-//!  tree at rest ── set_aside ──> root's alone, beside the emptied ── put ── bring_back ──> in its place,
-//!                                workspace                                                or removed
+//!  tree at rest ── sweep ──> root's alone, beside what is left ── put ── bring_back ──> in its place,
+//!                            of the tree, or nothing                                  or removed
 //! ```
 //!
 //! What is kept is renamed, not copied: the topmost directories that git ignores and that were not
-//! put, into one directory of root's. So the place is emptied and proved as ever, a tree is put into
-//! an empty workspace as ever, and nothing of what was kept is in the way of it. What a run planted
+//! put, into one directory of root's. So the place is emptied and proved as if it were not there, a
+//! tree is put as if it were not there, and nothing of what was kept is in the way of it. What a run planted
 //! in there, links, hard links, modes, stays what it was within the run: the same user's, in the
 //! same workspace. Special files are removed, and what is not the user's own is not kept.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Dir, FileType, Mode, RenameFlags, Stat};
@@ -22,7 +24,8 @@ use super::ignored_new::shown;
 use super::manifest::Manifest;
 use super::places;
 use super::wanted::Rules;
-use crate::keeper::wire::{IgnoredTotal, USER, WORKSPACE};
+use crate::keeper::wire::{IgnoredTotal, WORKSPACE};
+use crate::path::RelPath;
 
 /// Bytes on the disk that are kept at most: some debug builds of large projects, and still a small
 /// part of the disks that containers are on.
@@ -38,7 +41,7 @@ const MOST: usize = 1000;
 const FREE: u64 = 1 << 30;
 
 /// Directories within each other; what is deeper is not kept. A level holds a descriptor.
-const DEEP: usize = 128;
+pub(super) const DEEP: usize = 128;
 
 /// How much more is kept.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +59,7 @@ pub(super) struct Size {
     /// Bytes on the disk.
     disk: u64,
     nodes: u64,
-    /// It is deeper than is kept, on another device, or not the user's.
+    /// It is deeper than is kept, on another device, or not the owner's.
     odd: bool,
 }
 
@@ -79,12 +82,18 @@ impl Room {
     }
 }
 
-/// How large `name` in `parent` is, with all that is in it; as far as it can be read. `sweep` also
-/// removes the special files in it.
-pub(super) fn size_of(parent: BorrowedFd<'_>, name: &CStr, stat: &Stat, sweep: bool) -> Size {
+/// How large `name` in `parent` is, with all that is in it, which must be the `owner`'s (uid and gid);
+/// as far as it can be read. `sweep` also removes the special files in it.
+pub(super) fn size_of(
+    parent: BorrowedFd<'_>,
+    name: &CStr,
+    stat: &Stat,
+    owner: (u32, u32),
+    sweep: bool,
+) -> Size {
     let mut size = Size::default();
     let device = stat.st_dev;
-    count(&mut size, stat, device);
+    count(&mut size, stat, device, owner);
     if !places::is_directory(stat) {
         return size;
     }
@@ -118,7 +127,7 @@ pub(super) fn size_of(parent: BorrowedFd<'_>, name: &CStr, stat: &Stat, sweep: b
             size.odd |= fs::unlinkat(&*directory, name, AtFlags::empty()).is_err();
             continue;
         }
-        count(&mut size, &stat, device);
+        count(&mut size, &stat, device, owner);
         if places::is_directory(&stat) {
             match open(directory.as_fd(), name) {
                 Some(inner) if stack.len() < DEEP => stack.push(inner),
@@ -129,13 +138,13 @@ pub(super) fn size_of(parent: BorrowedFd<'_>, name: &CStr, stat: &Stat, sweep: b
     size
 }
 
-fn count(size: &mut Size, stat: &Stat, device: u64) {
+fn count(size: &mut Size, stat: &Stat, device: u64, owner: (u32, u32)) {
     size.nodes += 1;
     size.disk = size.disk.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0) * 512);
     if !places::is_directory(stat) {
         size.bytes = size.bytes.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
     }
-    size.odd |= stat.st_dev != device || stat.st_uid != USER || stat.st_gid != USER;
+    size.odd |= stat.st_dev != device || (stat.st_uid, stat.st_gid) != owner;
 }
 
 fn open(parent: BorrowedFd<'_>, name: &CStr) -> Option<(OwnedFd, Dir)> {
@@ -145,7 +154,7 @@ fn open(parent: BorrowedFd<'_>, name: &CStr) -> Option<(OwnedFd, Dir)> {
 }
 
 /// Whether it is of a kind that may stay.
-fn can_stay(stat: &Stat) -> bool {
+pub(super) fn can_stay(stat: &Stat) -> bool {
     let kind = FileType::from_raw_mode(stat.st_mode);
     kind.is_file() || kind.is_dir() || kind.is_symlink()
 }
@@ -166,34 +175,42 @@ struct Kept {
     bytes: u64,
 }
 
-/// Moves what is to be kept of the workspace `root` aside. The tree must be at rest. `None` if there
-/// is nothing, or it could not be done; what was moved is then removed with everything else.
-pub(super) fn set_aside(root: BorrowedFd<'_>, manifest: &Manifest) -> Option<Aside> {
-    // A name that nobody can have guessed: neither a run nor the next tree has it.
-    let name = format!(".codex-keeper-aside-{:016x}", RandomState::new().build_hasher().finish());
-    let name = CString::new(name).ok()?;
-    fs::mkdirat(root, &name, Mode::RWXU).ok()?;
-    let directory = fs::openat(root, &name, places::DIRECTORY, Mode::empty()).ok()?;
-    let mut aside = Aside { name, directory, kept: Vec::new() };
-    let device = fs::fstat(&aside.directory).ok()?.st_dev;
-    let found = aside.find(root, manifest, device, Room::on(root));
-    if found.is_none() || aside.kept.is_empty() {
-        return None;
-    }
-    Some(aside)
-}
-
-/// A directory on the way down.
-struct Level {
-    directory: OwnedFd,
-    names: Vec<CString>,
-    path: Vec<u8>,
-    rules: Rules,
-    /// git ignores it, though something in it was put.
-    ignored: bool,
+/// Makes a directory of root's at the top of the workspace, under a name that nobody can have guessed:
+/// neither a run nor the next tree has it.
+pub(super) fn secret(root: BorrowedFd<'_>, what: &str) -> io::Result<(CString, OwnedFd)> {
+    let number = RandomState::new().build_hasher().finish();
+    let name = CString::new(format!(".codex-keeper-{what}-{number:016x}"))?;
+    fs::mkdirat(root, &name, Mode::RWXU)?;
+    let directory = fs::openat(root, &name, places::DIRECTORY, Mode::empty())?;
+    Ok((name, directory))
 }
 
 impl Aside {
+    /// Makes one with nothing in it.
+    pub(super) fn make(root: BorrowedFd<'_>) -> io::Result<Self> {
+        let (name, directory) = secret(root, "aside")?;
+        Ok(Self { name, directory, kept: Vec::new() })
+    }
+
+    /// Moves a node of the workspace into it; its path is `path`, its files have so many bytes.
+    pub(super) fn take(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &CStr,
+        path: &[u8],
+        is_directory: bool,
+        bytes: u64,
+    ) -> io::Result<()> {
+        let to = number(self.kept.len()).ok_or(Errno::INVAL)?;
+        fs::renameat(parent, name, &self.directory, &to)?;
+        self.kept.push(Kept { path: path.to_vec(), is_directory, bytes });
+        Ok(())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
     /// Its name at the top of the workspace.
     pub(super) fn name(&self) -> &CStr {
         &self.name
@@ -224,92 +241,34 @@ impl Aside {
     }
 
     /// Removes it and all that is in it.
-    pub(super) fn remove(self, root: BorrowedFd<'_>) -> std::io::Result<()> {
+    pub(super) fn remove(self, root: BorrowedFd<'_>) -> io::Result<()> {
         let mut path = WORKSPACE.as_bytes().to_vec();
         path.push(b'/');
         path.extend_from_slice(self.name.to_bytes());
-        places::empty(&path, None).map_err(std::io::Error::other)?;
+        places::empty(&path, None).map_err(io::Error::other)?;
         Ok(fs::unlinkat(root, &self.name, AtFlags::REMOVEDIR)?)
-    }
-
-    fn find(
-        &mut self,
-        root: BorrowedFd<'_>,
-        manifest: &Manifest,
-        device: u64,
-        mut room: Room,
-    ) -> Option<()> {
-        let mut stack = vec![Level {
-            directory: fs::openat(root, c".", places::DIRECTORY, Mode::empty()).ok()?,
-            names: places::sorted_names(root).ok()?,
-            path: Vec::new(),
-            rules: Rules::top(root, &manifest.above),
-            ignored: false,
-        }];
-        while let Some(level) = stack.last_mut() {
-            let Some(name) = level.names.pop() else {
-                stack.pop();
-                continue;
-            };
-            // No repository is build state, and the one at the top is made anew with each tree.
-            if name.as_c_str() == c".git" || (level.path.is_empty() && name == self.name) {
-                continue;
-            }
-            let mut path = level.path.clone();
-            if !path.is_empty() {
-                path.push(b'/');
-            }
-            path.extend_from_slice(name.as_bytes());
-            let stat = fs::statat(&level.directory, &name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
-            let is_directory = places::is_directory(&stat);
-            let put = manifest.find(&path).is_some();
-            let by_rule = is_directory && level.rules.ignored_new(&path, true);
-            if !put {
-                let parent = level.directory.as_fd();
-                let ignored = level.ignored
-                    || by_rule
-                    || (is_directory && level.rules.says_so_itself(parent, &name, &path));
-                if ignored {
-                    if can_stay(&stat) && stat.st_dev == device {
-                        let size = size_of(parent, &name, &stat, true);
-                        if room.take(&size) {
-                            let to = number(self.kept.len())?;
-                            fs::renameat(parent, &name, &self.directory, &to).ok()?;
-                            self.kept.push(Kept { path, is_directory, bytes: size.bytes });
-                        }
-                    }
-                    continue;
-                }
-            }
-            if !is_directory || stat.st_dev != device || stack.len() >= DEEP {
-                continue;
-            }
-            let level = stack.last()?;
-            let directory =
-                fs::openat(&level.directory, &name, places::DIRECTORY, Mode::empty()).ok()?;
-            let next = Level {
-                names: places::sorted_names(directory.as_fd()).ok()?,
-                rules: level.rules.enter(directory.as_fd(), &path),
-                ignored: level.ignored || by_rule,
-                directory,
-                path,
-            };
-            stack.push(next);
-        }
-        Some(())
     }
 
     /// Moves everything to its path in the tree that was just put into `root`, if that path is still
     /// an ignored one by the rules of this tree and nothing that was put is there; a directory that
-    /// was put and is ignored takes in what it has not. What has no place any more is removed.
-    /// Nothing may run meanwhile.
+    /// was put and is ignored takes in what it has not. What has no place any more, or was in one of
+    /// `removed`, is removed. Nothing may run meanwhile.
     pub(super) fn bring_back(
         self,
         root: BorrowedFd<'_>,
         manifest: &Manifest,
-    ) -> std::io::Result<()> {
+        removed: &[RelPath],
+    ) -> io::Result<()> {
+        let removed: HashSet<&[u8]> = removed.iter().map(RelPath::as_bytes).collect();
+        let is_removed = |path: &[u8]| {
+            let slashes = (0..path.len()).filter(|at| path[*at] == b'/');
+            slashes.chain([path.len()]).any(|end| removed.contains(&path[..end]))
+        };
         let mut way = Way { root, open: Vec::new(), top: Rules::top(root, &manifest.above) };
         for (index, kept) in self.kept.iter().enumerate() {
+            if is_removed(&kept.path) {
+                continue;
+            }
             if let Some(name) = number(index) {
                 // What cannot be brought back goes with the rest.
                 let _ = way.bring_back(self.directory.as_fd(), &name, kept);

@@ -95,22 +95,25 @@ pub(super) fn own(places: &[Vec<u8>]) -> Result<(), Refusal> {
 /// Removes everything in a place, whatever its modes and however deep. Other mounts within it, and
 /// the directories that lead to them, stay, and so does the name `except` at its top.
 pub(super) fn empty(path: &[u8], except: Option<&CStr>) -> Result<(), Refusal> {
-    let shown = String::from_utf8_lossy(path).into_owned();
-    let doing = format!("empty {shown}");
-    let place = open(path).doing(&doing)?;
-    let device = fs::fstat(&place).doing(&doing)?.st_dev;
-    if names(place.as_fd()).doing(&doing)?.is_empty() {
+    let shown = String::from_utf8_lossy(path);
+    let place = open(path).doing(format_args!("empty {shown}"))?;
+    empty_directory(place.as_fd(), except).doing(format_args!("empty {shown}"))
+}
+
+/// As [`empty`], of a directory that is open.
+pub(super) fn empty_directory(place: BorrowedFd<'_>, except: Option<&CStr>) -> io::Result<()> {
+    let device = fs::fstat(place)?.st_dev;
+    if names(place)?.is_empty() {
         return Ok(());
     }
-    let in_memory = IN_MEMORY.contains(&fs::fstatfs(&place).doing(&doing)?.f_type);
-    if !in_memory {
-        unlink_files(place.as_fd(), device, except).doing(&doing)?;
+    if !IN_MEMORY.contains(&fs::fstatfs(place)?.f_type) {
+        unlink_files(place, device, except)?;
     }
     let mut flattened = 0_u64;
     // Moving a deep directory up leaves new entries at the top, so look again until none is left.
     loop {
         let before = flattened;
-        clear(place.as_fd(), device, except, &mut flattened).doing(&doing)?;
+        clear(place, device, except, &mut flattened)?;
         if flattened == before {
             return Ok(());
         }

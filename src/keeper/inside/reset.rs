@@ -7,21 +7,25 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags};
 use rustix::process::{Gid, Uid};
 
+use super::fingerprint::But;
 use super::{Doing, Refusal, ipc, places};
 use crate::keeper::wire::{HOME, USER, WORKSPACE};
 
 /// Levels of directories in a template at most.
 const DEEP: usize = 64;
 
-/// Empties every writable place, but for the name `aside` at the top of the workspace, removes IPC
-/// objects, gives the places their owners and modes, and copies the template. All processes must
-/// have been ended.
-pub(super) fn restore(template: &str, aside: Option<&CStr>) -> Result<(), Refusal> {
+/// Empties every writable place `but` for what it says of the workspace, removes IPC objects, gives
+/// the places their owners and modes, and copies the template. All processes must have been ended.
+pub(super) fn restore(template: &str, but: But<'_>) -> Result<(), Refusal> {
     let places = places::list()?;
     ipc::remove_all()?;
     // Owned before they are emptied, too: a place whose mode was taken away is still root's to open.
     for place in &places {
-        places::empty(place, aside.filter(|_| place == WORKSPACE.as_bytes()))?;
+        match but {
+            But::Contents if place == WORKSPACE.as_bytes() => {}
+            But::Name(name) if place == WORKSPACE.as_bytes() => places::empty(place, Some(name))?,
+            _ => places::empty(place, None)?,
+        }
     }
     places::own(&places)?;
     copy_template(template).doing("copy the template of CODEX_HOME")

@@ -1,7 +1,9 @@
 //! Answers the host, one task a stream.
 //!
 //! ```text
-//!  nothing put ── put ──> a job is in it ── spawn, end, collect ──> ── reset ──> nothing put
+//!  nothing put ── put ──> a job is in it ── spawn, end, collect ──> ── reset ─┬─> nothing put
+//!                              ▲                                              └─> what is left of a tree
+//!                              └──────────────── put of what differs ──────────────────────┘
 //! ```
 //!
 //! The reader of the outer stream waits for no one ([`mux`](crate::keeper::mux)). Operations on the

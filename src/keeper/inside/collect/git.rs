@@ -116,7 +116,9 @@ mod tests {
         }
         let tar = tar.into_inner().unwrap();
         let root = File::open(place.path()).unwrap();
-        let (manifest, _) = put::write(root.as_fd(), &mut &tar[..], true, None).unwrap();
+        let manifest = put::write(root.as_fd(), &mut &tar[..], true, Manifest::default(), None)
+            .unwrap()
+            .manifest;
         change(&place.path().join(".git"));
         changed(root.as_fd(), &manifest, None)
     }
