@@ -106,6 +106,15 @@ async fn measure(ground: &Ground, rivals: &mut Rivals) -> Result<bool, Failed> {
     if let Err(why) = &rivals.volume {
         say(&format!("rsync takes no part: {why}"));
     }
+    for disk in without_journal() {
+        say(&format!(
+            "{disk} is an ext4 without a journal. For minutes after files are deleted there, every \
+             file that is made looks past all of\ntheir inodes, so that making many files after \
+             deleting many is slow, whoever does it: ours, whole, after the first round, all\nchanged, \
+             and every rival. Times of small trees mean little on it; the ratios say who makes and \
+             deletes more."
+        ));
+    }
     let home = ground.home.path();
     let ours = Ours::start(ground).await?;
     let mut gates = Vec::new();
@@ -137,6 +146,18 @@ async fn measure(ground: &Ground, rivals: &mut Rivals) -> Result<bool, Failed> {
     let passed: Vec<bool> =
         gates.iter().map(|(what, value, limit, unit)| gate(what, *value, *limit, unit)).collect();
     Ok(passed.iter().all(|passed| *passed))
+}
+
+/// The disks with an ext4 that has no journal.
+fn without_journal() -> Vec<String> {
+    let names = |directory: &str| -> Vec<String> {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let journals = names("/proc/fs/jbd2");
+    let mut disks = names("/proc/fs/ext4");
+    disks.retain(|disk| !journals.iter().any(|journal| journal.starts_with(&format!("{disk}-"))));
+    disks
 }
 
 /// What is compared with a limit: the sentence, the value, the limit and the unit.

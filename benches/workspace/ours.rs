@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::config::workspace::Ignored;
 use mcp_codex_orchestrator::container::Starter;
+use mcp_codex_orchestrator::engine::ByteStream;
 use mcp_codex_orchestrator::keeper::client::ProgramEvent;
 use mcp_codex_orchestrator::keeper::wire::{CollectRequest, PutRequest, SpawnRequest};
 use mcp_codex_orchestrator::pool::Pool;
@@ -163,10 +164,8 @@ impl<'a> Ours<'a> {
         lease: &mut Lease<Starter>,
         bytes: u64,
     ) -> Result<Duration, Failed> {
-        let read =
-            format!("dd of=/dev/null bs=256k iflag=count_bytes count={bytes} 2>/dev/null; echo");
-        let argv = ["sh".to_owned(), "-c".to_owned(), read];
-        let mut stream = self.ground.engine.open(lease.container().id(), &argv).await?;
+        let read = "dd of=/dev/null bs=256k iflag=count_bytes,fullblock count=";
+        let mut stream = self.raw(lease, &format!("echo; {read}{bytes} 2>/dev/null; echo")).await?;
         let block = vec![7; 256 << 10];
         let began = Instant::now();
         let mut left = bytes;
@@ -186,12 +185,9 @@ impl<'a> Ours<'a> {
         lease: &mut Lease<Starter>,
         bytes: u64,
     ) -> Result<Duration, Failed> {
-        // Begins when it is told to, so that its start is not counted.
-        let write = format!(
-            "read -r _; dd if=/dev/zero bs=256k iflag=count_bytes count={bytes} 2>/dev/null"
-        );
-        let argv = ["sh".to_owned(), "-c".to_owned(), write];
-        let mut stream = self.ground.engine.open(lease.container().id(), &argv).await?;
+        let write = "dd if=/dev/zero bs=256k iflag=count_bytes count=";
+        let mut stream =
+            self.raw(lease, &format!("echo; read -r _; {write}{bytes} 2>/dev/null")).await?;
         let mut block = vec![0; 256 << 10];
         let began = Instant::now();
         stream.write_all(b"\n").await?;
@@ -205,6 +201,14 @@ impl<'a> Ours<'a> {
             left = left.saturating_sub(came as u64);
         }
         Ok(began.elapsed())
+    }
+
+    /// A stream of a shell that runs: it has said so with an empty line.
+    async fn raw(&self, lease: &mut Lease<Starter>, text: &str) -> Result<ByteStream, Failed> {
+        let argv = ["sh", "-c", text].map(str::to_owned);
+        let mut stream = self.ground.engine.open(lease.container().id(), &argv).await?;
+        stream.read_exact(&mut [0]).await?;
+        Ok(stream)
     }
 }
 

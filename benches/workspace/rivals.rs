@@ -124,7 +124,8 @@ impl Rivals {
         change.args(["exec", "-i", &self.id, "sh", "-c", super::ours::CHANGE]);
         let mut change = change.stdin(Stdio::piped()).kill_on_drop(true).spawn()?;
         let mut stdin = change.stdin.take().ok_or("docker without stdin")?;
-        stdin.write_all((paths.join("\n") + "\n").as_bytes()).await?;
+        let paths: String = paths.iter().flat_map(|path| [path, "\n"]).collect();
+        stdin.write_all(paths.as_bytes()).await?;
         drop(stdin);
         done("docker exec sh", change).await
     }
