@@ -45,6 +45,11 @@ impl<'a> Ours<'a> {
         Ok(Self { ground, pool, archive: ground.home.path().join("changes.tar") })
     }
 
+    /// Removes the container now.
+    pub(crate) async fn end(&self) {
+        self.pool.drain().await;
+    }
+
     /// The container, once it is idle.
     pub(crate) async fn lease(&self, tree: &Tree) -> Result<Lease<Starter>, Failed> {
         until(&self.pool, |status| status.idle == 1).await?;
@@ -56,12 +61,6 @@ impl<'a> Ours<'a> {
         lease.container().keeper().end().await?;
         lease.settle(JobEnd::Completed);
         until(&self.pool, |status| status.idle == 1).await
-    }
-
-    /// Makes the container hold nothing of any tree.
-    pub(crate) async fn clean(&self, lease: &mut Lease<Starter>) -> Result<(), Failed> {
-        lease.container().keeper().end().await?;
-        Ok(lease.container().clean().await?)
     }
 
     /// Sends the tree: what differs from what the container holds, or all of it. Gives also how many

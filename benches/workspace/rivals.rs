@@ -15,15 +15,27 @@ use super::docker::{Docker, Failed, image};
 /// An idle container with a volume at `/app`, as the obvious pool would keep one.
 pub(crate) struct Rivals {
     docker: Docker,
-    pub(crate) id: String,
+    id: String,
+    /// Those that were used before.
+    left: Vec<String>,
     /// The container's `/app` on the host, or why rsync takes no part.
     pub(crate) volume: Result<PathBuf, String>,
 }
 
 impl Rivals {
     pub(crate) async fn start() -> Result<Self, Failed> {
-        let mut docker = Docker::find()?;
-        let id = docker
+        let docker = Docker::find()?;
+        let mut rivals =
+            Self { docker, id: String::new(), left: Vec::new(), volume: Err(String::new()) };
+        rivals.renew(true).await?;
+        Ok(rivals)
+    }
+
+    /// Takes another container, with nothing in it. The one before goes at the end, or now if
+    /// `at_once` says so: where a disk has no journal, making files after deleting many is slow.
+    pub(crate) async fn renew(&mut self, at_once: bool) -> Result<(), Failed> {
+        let id = self
+            .docker
             .start_idle(&json!({
                 "Image": image(),
                 // Gone by itself if this program is killed.
@@ -33,32 +45,37 @@ impl Rivals {
                 "HostConfig": {"AutoRemove": true, "NetworkMode": "none", "Init": true},
             }))
             .await?;
-        let volume = docker.mounted(&id, "/app").await?;
+        let before = std::mem::take(&mut self.id);
+        if at_once && !before.is_empty() {
+            self.docker.remove(&before).await?;
+        } else {
+            self.left.push(before);
+        }
+        self.id = id;
+        let volume = self.docker.mounted(&self.id, "/app").await?;
         let installed = Command::new("rsync")
             .arg("--version")
             .stdout(Stdio::null())
             .status()
             .await
             .is_ok_and(|status| status.success());
-        let volume = if !installed {
+        self.volume = if !installed {
             Err("rsync is not installed here".to_owned())
         } else if std::fs::read_dir(&volume).is_err() {
             Err(format!("{} cannot be reached from here", volume.display()))
         } else {
             Ok(volume)
         };
-        Ok(Self { docker, id, volume })
+        Ok(())
     }
 
+    /// Removes the containers that were used.
     pub(crate) async fn end(&mut self) -> Result<(), Failed> {
-        self.docker.remove(&self.id).await
-    }
-
-    /// Empties `/app`.
-    pub(crate) async fn clear(&self) -> Result<(), Failed> {
-        let mut find = Command::new("docker");
-        find.args(["exec", &self.id, "find", "/app", "-mindepth", "1", "-delete"]);
-        done("find", find.spawn()?).await
+        self.left.push(std::mem::take(&mut self.id));
+        for id in self.left.drain(..).filter(|id| !id.is_empty()) {
+            self.docker.remove(&id).await?;
+        }
+        Ok(())
     }
 
     /// `tar | docker exec -i tar`.

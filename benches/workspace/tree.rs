@@ -48,6 +48,12 @@ impl Tree {
         Ok(Self { name, workspace: open_unchecked(root)?, files, bytes })
     }
 
+    /// Whether it is so few files that copies of it are deleted at once, and not at the end; see
+    /// `Rivals::renew`.
+    pub(crate) fn is_few(&self) -> bool {
+        self.files.len() < REAL
+    }
+
     /// Its path on the host.
     pub(crate) fn root(&self) -> &Path {
         &self.workspace.path

@@ -1,11 +1,11 @@
 //! The rounds of one tree, in which all ways take turns, and what came of them.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::docker::Failed;
 use super::figures::{ms, percentile, say, table};
+use super::ground::Ground;
 use super::ours::Ours;
 use super::rivals::Rivals;
 use super::tree::Tree;
@@ -93,7 +93,7 @@ impl Turns {
 
 /// Takes `rounds` turns with one tree.
 pub(crate) async fn take(
-    ours: &Ours<'_>,
+    ground: &Ground,
     rivals: &mut Rivals,
     tree: &Tree,
     home: &Path,
@@ -101,6 +101,8 @@ pub(crate) async fn take(
 ) -> Result<Turns, Failed> {
     let mut turns = Turns::default();
     for round in 0..rounds {
+        // Containers of this round alone, which go at the end; see `Rivals::renew`.
+        let ours = &Ours::start(ground).await?;
         // Another one begins each round, so that none always follows the same one.
         if round.is_multiple_of(2) {
             our_turn(ours, tree, &mut turns).await?;
@@ -108,6 +110,9 @@ pub(crate) async fn take(
         } else {
             their_turn(rivals, tree, home, &mut turns).await?;
             our_turn(ours, tree, &mut turns).await?;
+        }
+        if tree.is_few() {
+            ours.end().await;
         }
     }
     turns.print(tree);
@@ -118,7 +123,6 @@ pub(crate) async fn take(
 /// into one that holds it.
 async fn our_turn(ours: &Ours<'_>, tree: &Tree, turns: &mut Turns) -> Result<(), Failed> {
     let mut lease = ours.lease(tree).await?;
-    ours.clean(&mut lease).await?;
     let (took, ..) = ours.send(&mut lease, tree).await?;
     turns.add(SEND, took);
     turns.add("in: ours, host's part alone", ours.into_nothing(tree).await?);
@@ -157,13 +161,13 @@ async fn their_turn(
     turns: &mut Turns,
 ) -> Result<(), Failed> {
     let root = tree.root();
-    let to = Out(home.join("out"));
+    let mut to = Out { home, few: tree.is_few(), last: None };
     turns.add("in: tar | docker exec -i tar", rivals.exec_in(root).await?);
-    turns.add("out: docker exec tar | tar", rivals.exec_out(to.empty()?).await?);
-    rivals.clear().await?;
+    turns.add("out: docker exec tar | tar", rivals.exec_out(&to.empty()?).await?);
+    rivals.renew(tree.is_few()).await?;
     turns.add("in: tar | PUT archive", rivals.archive_in(root).await?);
-    turns.add("out: GET archive | tar", rivals.archive_out(to.empty()?).await?);
-    rivals.clear().await?;
+    turns.add("out: GET archive | tar", rivals.archive_out(&to.empty()?).await?);
+    rivals.renew(tree.is_few()).await?;
     if let Some(took) = rivals.rsync_in(root).await? {
         turns.add("in: rsync to the volume, whole", took);
         for count in changes(tree) {
@@ -173,16 +177,17 @@ async fn their_turn(
             }
         }
     }
-    if let Some(took) = rivals.rsync_out(to.empty()?).await? {
+    let out = to.empty()?;
+    if let Some(took) = rivals.rsync_out(&out).await? {
         turns.add("out: rsync from the volume, whole", took);
         for count in changes(tree) {
             rivals.change(&tree.some(count)).await?;
-            if let Some(took) = rivals.rsync_out(&to.0).await? {
+            if let Some(took) = rivals.rsync_out(&out).await? {
                 turns.add(&format!("out: rsync from the volume, {count} changed"), took);
             }
         }
     }
-    rivals.clear().await
+    rivals.renew(tree.is_few()).await
 }
 
 /// How many files of the tree are changed, but for all of them.
@@ -191,22 +196,24 @@ fn changes(tree: &Tree) -> impl Iterator<Item = usize> {
     CHANGES.into_iter().filter(move |count| *count < all)
 }
 
-/// Where a rival puts what comes back.
-struct Out(std::path::PathBuf);
-
-impl Out {
-    fn empty(&self) -> Result<&Path, Failed> {
-        if self.0.exists() {
-            fs::remove_dir_all(&self.0)?;
-        }
-        fs::create_dir(&self.0)?;
-        Ok(&self.0)
-    }
+/// Places where rivals put what comes back, one after the other.
+struct Out<'a> {
+    home: &'a Path,
+    few: bool,
+    last: Option<tempfile::TempDir>,
 }
 
-impl Drop for Out {
-    fn drop(&mut self) {
-        // The home is removed at the end anyway.
-        let _ = fs::remove_dir_all(&self.0);
+impl Out<'_> {
+    /// A new one; the one before goes now or at the end.
+    fn empty(&mut self) -> Result<PathBuf, Failed> {
+        let new = tempfile::tempdir_in(self.home)?;
+        let path = new.path().to_owned();
+        if let Some(last) = self.last.replace(new)
+            && !self.few
+        {
+            // With the home.
+            let _ = last.keep();
+        }
+        Ok(path)
     }
 }
