@@ -26,6 +26,7 @@ mod sending;
 mod told;
 mod transfer;
 mod turn;
+mod warm;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -59,6 +60,7 @@ use crate::workspace::root::Roots;
 use self::call::{ApplyCall, DiffCall, RunCall, UndoCall};
 use self::progress::ProgressSender;
 use self::result::{ApplyReport, DiffPage, RunResult, UndoReport};
+use self::warm::Warm;
 
 /// What the tools do; behind it are the pool, the workspaces and the records.
 pub trait Jobs: Send + Sync + 'static {
@@ -141,7 +143,7 @@ impl Settings {
 
 /// Everything that outlives a single job.
 pub struct Orchestrator {
-    settings: Mutex<Arc<Settings>>,
+    settings: Arc<Mutex<Arc<Settings>>>,
     /// Why the last file of settings was refused.
     settings_error: Mutex<Option<String>>,
     places: Places,
@@ -159,6 +161,8 @@ pub struct Orchestrator {
     applies: TaskTracker,
     /// Cancelled by [`Orchestrator::stop`]: what takes long is given up.
     ending: CancellationToken,
+    /// Fills idle containers ahead of the calls.
+    warm: Warm,
     /// Sweeps and greets the engine; ends with the orchestrator.
     _background: AbortOnDropHandle<()>,
 }
@@ -225,18 +229,28 @@ impl Orchestrator {
             pool.clone(),
             sweeper,
         ));
+        let settings = Arc::new(Mutex::new(Arc::new(settings)));
+        let (manifests, ending) = (Manifests::default(), CancellationToken::new());
+        let warm = Warm::start(warm::Context {
+            settings: Arc::clone(&settings),
+            pool: pool.clone(),
+            state_dir: places.state.clone(),
+            manifests: manifests.clone(),
+            ending: ending.clone(),
+        });
         Ok(Self {
-            settings: Mutex::new(Arc::new(settings)),
+            settings,
             settings_error: Mutex::new(None),
             places,
             lookup,
             owner: label,
             engine_facts,
             pool,
-            manifests: Manifests::default(),
+            manifests,
             gateway: Mutex::new(None),
             applies: TaskTracker::new(),
-            ending: CancellationToken::new(),
+            ending,
+            warm,
             _background: AbortOnDropHandle::new(background),
         })
     }
@@ -274,6 +288,8 @@ impl Orchestrator {
         self.pool.source().change(Profile::of(config, &settings.roots.paths()));
         self.pool.change(config.pool.clone());
         *self.settings.lock() = Arc::new(settings);
+        // Who fills containers looks at them again.
+        self.pool.inspect();
         Ok(())
     }
 

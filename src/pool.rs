@@ -60,6 +60,7 @@ use self::source::{Source, StartError};
 use self::state::State;
 use self::stats::Phase;
 use self::status::PoolStatus;
+pub use self::warmer::QUIET;
 
 /// The largest `pool.max_size` that the settings allow.
 const MAX_SLOTS: usize = 256;

@@ -34,6 +34,8 @@ pub struct WorkspaceConfig {
     pub lock_timeout: Duration,
     /// Patterns for files that are held for a person, because editors or agents execute them.
     pub protect: Vec<String>,
+    /// Whether idle containers are filled ahead of the calls with the workspaces used last.
+    pub warm: bool,
     /// What becomes of a change set of which some paths cannot be applied.
     pub on_conflict: OnConflict,
 }

@@ -164,10 +164,8 @@ impl ArmedContainer {
             let port = report.ports.first().copied();
             self.gateway_port = Some(port.ok_or("it does not say where it listens")?);
         }
-        if !reset.keep_ignored
-            && !reset.keep_tree
-            && !(report.kept.is_empty() && report.tree.is_none())
-        {
+        let kept = !report.kept.is_empty() || report.tree.is_some();
+        if kept && !reset.keep_ignored && !reset.keep_tree {
             return Err("it kept of the workspace what it was to give up".to_owned());
         }
         let (held, tree) = (self.held.take(), report.tree);

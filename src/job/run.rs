@@ -202,6 +202,8 @@ impl Job<'_> {
         let (set, ignored) = match collected {
             Ok(collected) => {
                 let cancelled_now = failure.is_none() && self.cancel.is_cancelled();
+                // Its container is not brought up to date before the changes are applied.
+                orchestrator.warm.changed(prepared.workspace.key);
                 let verdict = lease.settle(if cancelled_now { JobEnd::Cancelled } else { end });
                 keeps &= verdict == Verdict::Reset;
                 if cancelled_now {
@@ -251,6 +253,7 @@ impl Job<'_> {
             self.result.commits = home.await.or(self.result.commits.take());
             self.result.timings_ms.apply = Some(milliseconds(began.elapsed()));
         }
+        orchestrator.warm.changed(prepared.workspace.key);
         let fate = match self.result.changes_state {
             ChangesState::None => "Codex had changed nothing",
             _ => "what Codex had changed is held: look at it with codex_run_diff",

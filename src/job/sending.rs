@@ -10,6 +10,7 @@
 //! What a container holds is forgotten before anything is put and noted once all of it was: a
 //! sending that ends midway, however that is, leaves nothing that is known.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -144,9 +145,9 @@ impl Sending {
                 .ok_or_else(cancelled)?;
             switch::recover(&state_dir, workspace.key);
             let base = Base { held: held.as_deref(), latest: latest.as_deref() };
-            let mut bridge = SyncIoBridge::new(put);
+            let mut bridge = Until { inner: SyncIoBridge::new(put), over };
             let sent = send_on(&workspace, &rules, base, &mut bridge);
-            Ok::<_, Failure>((sent, bridge.into_inner()))
+            Ok::<_, Failure>((sent, bridge.inner.into_inner()))
         })
         .await?;
         match sent {
@@ -158,6 +159,26 @@ impl Sending {
             }
             Err(error) => Err(Failure::from(error).into()),
         }
+    }
+}
+
+/// A writer that fails once nobody waits for what is written: a container whose filling was given up is
+/// soon free for another use.
+struct Until<W> {
+    inner: W,
+    over: CancellationToken,
+}
+
+impl<W: Write> Write for Until<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.over.is_cancelled() {
+            return Err(io::Error::other("given up"));
+        }
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

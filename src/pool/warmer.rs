@@ -30,7 +30,7 @@ const GENTLE: Duration = Duration::from_secs(1);
 
 /// After a lonely checkout the target is refilled only so much later, since starting a container
 /// would take the processors from the job that has just begun. A call in line waits for nothing.
-pub(super) const QUIET: Duration = Duration::from_millis(300);
+pub const QUIET: Duration = Duration::from_millis(300);
 
 /// Runs until the pool is closed.
 pub(super) async fn keep_warm<S: Source>(shared: Arc<Shared<S>>) {

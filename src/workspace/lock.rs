@@ -106,6 +106,14 @@ pub fn shared(
     lock(state_dir, key, timeout, FlockOperation::NonBlockingLockShared)
 }
 
+/// Whether somebody has the workspace to write it, or waits for that. Blocks for a moment; what cannot
+/// be looked at counts as no.
+pub fn writer_waits(state_dir: &Path, key: WorkspaceKey) -> bool {
+    let path = state_dir.join("locks").join(format!("{}-{}.gate", key.dev, key.ino));
+    let Ok(gate) = LockFile::open(&path) else { return false };
+    gate.lock(FlockOperation::NonBlockingLockShared).is_ok_and(|open| !open)
+}
+
 /// Locks against everybody else. Blocks, at most `timeout`.
 ///
 /// # Errors

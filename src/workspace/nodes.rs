@@ -1,6 +1,8 @@
 //! The nodes of a tree, in memory that several snapshots share.
 
 use std::collections::BTreeMap;
+use std::ops::Index;
+use std::slice::Iter;
 use std::sync::Arc;
 
 use super::Node;
@@ -58,8 +60,8 @@ impl Nodes {
     }
 
     /// Paths and nodes, in order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&RelPath, &Node)> {
-        self.0.iter().map(|named| (&named.path, &named.node))
+    pub fn iter(&self) -> Nodewise<'_> {
+        self.into_iter()
     }
 
     /// How many there are.
@@ -94,5 +96,43 @@ impl From<BTreeMap<RelPath, Node>> for Nodes {
     fn from(nodes: BTreeMap<RelPath, Node>) -> Self {
         let named = nodes.into_iter().map(|(path, node)| Arc::new(Named { path, node }));
         Self(Arc::new(named.collect()))
+    }
+}
+
+impl<'a> IntoIterator for &'a Nodes {
+    type Item = (&'a RelPath, &'a Node);
+    type IntoIter = Nodewise<'a>;
+
+    fn into_iter(self) -> Nodewise<'a> {
+        Nodewise(self.0.iter())
+    }
+}
+
+/// Paths and nodes, in order.
+#[derive(Clone, Debug)]
+pub struct Nodewise<'a>(Iter<'a, Arc<Named>>);
+
+impl<'a> Iterator for Nodewise<'a> {
+    type Item = (&'a RelPath, &'a Node);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(|named| (&named.path, &named.node))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl ExactSizeIterator for Nodewise<'_> {}
+
+impl<P: AsRef<[u8]>> Index<P> for Nodes {
+    type Output = Node;
+
+    /// What a path was; panics if it is not among them, as a map does.
+    fn index(&self, path: P) -> &Node {
+        let path = path.as_ref();
+        let at = self.0.binary_search_by(|named| named.path.as_bytes().cmp(path));
+        &self.0[at.unwrap_or(self.0.len())].node
     }
 }

@@ -235,7 +235,7 @@ fn what_replaces_a_large_tree_takes_time_in_proportion_to_it() {
             }
             nodes.insert(RelPath::new(format!("{path}/.envrc")).unwrap(), node(NodeKind::File));
         }
-        Snapshot { nodes, ..Snapshot::default() }
+        Snapshot { nodes: nodes.into(), ..Snapshot::default() }
     };
     let replace = |tar: Tar, n| tar.file(format!("d{n}"), b"now a file");
     grows_with("directories with something held, replaced", 1000, replace, sent);

@@ -205,7 +205,7 @@ impl Server {
         let began = std::time::Instant::now();
         loop {
             let status = self.call("codex_pool_status", json!({})).await;
-            if status["idle"].as_u64() > Some(0) {
+            if status["idle"].as_u64() > Some(0) && status["preparing"] == 0 {
                 return status;
             }
             assert!(began.elapsed() < PATIENCE, "no container: {status}\n{}", self.log());

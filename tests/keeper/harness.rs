@@ -63,6 +63,11 @@ pub(crate) fn keeper_binary() -> PathBuf {
 }
 
 pub(crate) async fn start(more: &[&str]) -> Contained {
+    start_on(&["-v", "/app"], more).await
+}
+
+/// With the workspace on what the arguments `app` say.
+pub(crate) async fn start_on(app: &[&str], more: &[&str]) -> Contained {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let name = format!("dev-keeper-{}-{next}", std::process::id());
@@ -85,7 +90,7 @@ pub(crate) async fn start(more: &[&str]) -> Contained {
         run.args(["--cap-add", capability]);
     }
     run.args(["--memory", "512m", "--memory-swap", "512m", "--pids-limit", "256"]);
-    run.args(["-v", "/app", "-v", "/cache", "-v", &mount, "--shm-size", "16m"]);
+    run.args(app).args(["-v", "/cache", "-v", &mount, "--shm-size", "16m"]);
     for (place, size) in [("/home/codex", 32), ("/tmp", 32), ("/run", 4), ("/var/tmp", 8)] {
         // Podman knows no number of files, and would fill it from the image.
         let more = if is_podman() { "notmpcopyup" } else { "nr_inodes=20000" };
@@ -140,7 +145,16 @@ impl Contained {
     }
 
     pub(crate) async fn put(&self, tar: Vec<u8>) -> Result<PutReport, KeeperError> {
-        let mut put = self.keeper().put(PutRequest::default()).await?;
+        self.put_on(None, tar).await
+    }
+
+    /// Puts what differs on a tree.
+    pub(crate) async fn put_on(
+        &self,
+        base: Option<u64>,
+        tar: Vec<u8>,
+    ) -> Result<PutReport, KeeperError> {
+        let mut put = self.keeper().put(PutRequest { base, ..PutRequest::default() }).await?;
         // A refusal midway shows here first and in `finish` with its sentence.
         let _ = put.write_all(&tar).await;
         put.finish().await

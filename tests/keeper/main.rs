@@ -12,3 +12,5 @@ mod full;
 mod harness;
 mod kept;
 mod life;
+mod stays;
+mod stays_attack;

@@ -145,7 +145,8 @@ impl Armed {
         said
     }
 
-    pub(crate) async fn put(&self, files: &[(&str, &str)]) -> Result<(), Failure> {
+    /// Puts a tree and gives its number.
+    pub(crate) async fn put(&self, files: &[(&str, &str)]) -> Result<u64, Failure> {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, text) in files {
             let mut header = tar::Header::new_gnu();
@@ -156,8 +157,7 @@ impl Armed {
         }
         let mut put = self.container.keeper().put(PutRequest::default()).await?;
         put.write_all(&tar.into_inner()?).await?;
-        put.finish().await?;
-        Ok(())
+        Ok(put.finish().await?.tree)
     }
 
     /// Ends everything and resets, as after a job.

@@ -1,5 +1,10 @@
 //! Build state that stays, poisoned: it stays what it was, in the same workspace.
 
+use std::sync::Arc;
+
+use mcp_codex_orchestrator::workspace::WorkspaceKey;
+use mcp_codex_orchestrator::workspace::held::Held;
+
 use crate::harness::{Armed, Failure, engine_is_there, python};
 
 const TREE: [(&str, &str); 3] = [(".gitignore", "target/\n"), ("src/a", "a"), ("b", "b")];
@@ -73,5 +78,39 @@ os.mkdir('/app/src/target'); os.rmdir('/app/src/target'); os.symlink('/app/targe
         .await;
     armed.reset().await?;
     armed.must_be_as_armed("a deep tree of build state");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poisoned_tree_keeps_what_was_not_touched_and_then_nothing() -> Result<(), Failure> {
+    if !engine_is_there() {
+        return Ok(());
+    }
+    let mut armed = Armed::start(false).await;
+    let tree = armed.put(&[("d/a", "a"), ("d/b", "b"), ("e/a", "a"), ("f", "f")]).await?;
+    let key = WorkspaceKey { dev: 1, ino: 1 };
+    armed.container.set_held(Some(Held::new(key, tree, Arc::default())));
+    armed
+        .must(&python(
+            "os.link('/app/d/a', '/app/e/second'); os.setxattr('/app/e', 'user.left', b'x')
+open('/app/f', 'w').write('evil'); os.mkfifo('/app/d/fifo'); os.mkdir('/app/target')
+open('/home/codex/left', 'w').close(); open('/tmp/left', 'w').close()
+os.chdir('/app/d')
+for i in range(3000): os.mkdir('n'); os.chdir('n')
+print('planted')",
+        ))
+        .await;
+    armed.reset().await?;
+    let held = armed.container.held().unwrap();
+    assert!(held.tree > tree);
+    let dropped: Vec<String> = held.dropped.iter().map(ToString::to_string).collect();
+    assert_eq!(dropped, ["d/a", "e", "e/a", "f"]);
+    let left = armed.as_root("cd /app; find . -mindepth 1 | LC_ALL=C sort; ls -A /home/codex /tmp");
+    assert!(left.starts_with("./d\n./d/b\n/home/codex:\n.codex\n"), "{left}");
+    assert!(!left.contains("left"), "{left}");
+    // The next workspace's container is as it was armed.
+    armed.container.set_held(None);
+    armed.reset().await?;
+    armed.must_be_as_armed("a tree that stayed");
     Ok(())
 }

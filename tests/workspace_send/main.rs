@@ -9,6 +9,7 @@ mod git;
 mod kinds;
 mod random;
 mod refused;
+mod rounds;
 mod shapes;
 mod special;
 mod unreadable;
@@ -188,6 +189,25 @@ enum Seen {
     Directory,
     File { executable: bool, bytes: Vec<u8>, mtime: i64 },
     Link(PathBuf),
+}
+
+impl Seen {
+    /// Whether it is the same, but for its time.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::File { executable, bytes, .. },
+                Self::File { executable: other, bytes: others, .. },
+            ) => executable == other && bytes == others,
+            _ => self == other,
+        }
+    }
+
+    fn forget_time(&mut self) {
+        if let Self::File { mtime, .. } = self {
+            *mtime = 0;
+        }
+    }
 }
 
 /// Everything in a directory, by path.

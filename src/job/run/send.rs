@@ -73,6 +73,7 @@ impl Job<'_> {
             self.result.stayed_home.retain(|path| path.trim_end_matches('/') != ".git");
             self.result.stayed_home.push(format!(".git ({reason})"));
         }
+        self.orchestrator.warm.used(workspace, &snapshot);
         has_working_dir(&snapshot, workspace)?;
         Ok(snapshot)
     }

@@ -92,8 +92,7 @@ mod tests {
 
     #[test]
     fn a_node_with_an_attribute_or_a_flag_is_not_plain() {
-        // Not in memory, where there are no attributes of users.
-        let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let place = tempfile::tempdir().unwrap();
         let root = std::fs::File::open(place.path()).unwrap();
         let plain = Plain::in_directory(root.as_fd()).unwrap();
         let node = |name: &str| {

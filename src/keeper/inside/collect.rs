@@ -101,19 +101,16 @@ impl Reader<'_> {
                 stack.pop();
                 continue;
             };
-            let mut path = level.path.clone();
+            let mut path = Vec::with_capacity(level.path.len() + 1 + name.as_bytes().len());
+            path.extend_from_slice(&level.path);
             if !path.is_empty() {
                 path.push(b'/');
             }
             path.extend_from_slice(name.as_bytes());
-            let path = RelPath::new(path).map_err(|error| {
-                let within = String::from_utf8_lossy(&level.path);
-                Refusal(format!("a path in {within} cannot be collected: {error}"))
-            })?;
             if stack.len() > DEEPEST {
                 return Err(Refusal(format!(
                     "the tree is deeper than {DEEPEST} directories at {}…",
-                    String::from_utf8_lossy(&path.as_bytes()[..path.as_bytes().len().min(80)])
+                    String::from_utf8_lossy(&path[..path.len().min(80)])
                 )));
             }
             if let Some(inner) = self.node(&stack, &name, path)? {
@@ -129,35 +126,37 @@ impl Reader<'_> {
         &mut self,
         stack: &[Level],
         name: &CString,
-        path: RelPath,
+        path: Vec<u8>,
     ) -> Result<Option<Level>, Refusal> {
         let Some(level) = stack.last() else { return Ok(None) };
-        let doing = format!("collect {path}");
-        let stat = fs::statat(&level.directory, name, AtFlags::SYMLINK_NOFOLLOW).doing(&doing)?;
+        let parent = level.directory.as_fd();
+        // Only formatted where something is said: most nodes are as they were put.
+        let shown = String::from_utf8_lossy(&path);
+        let doing = format_args!("collect {shown}");
+        let stat = fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW).doing(doing)?;
         let is_directory = places::is_directory(&stat);
-        let known = self.manifest.find_after(&mut self.last, path.as_bytes());
+        let known = self.manifest.find_after(&mut self.last, &path);
         let mut ignored = level.ignored;
         if let Some(index) = known {
             self.seen[index] = true;
             if stack.len() == 1 && name.as_c_str() == c".git" {
                 return Ok(None);
             }
-            ignored |= is_directory && level.rules.ignored_new(path.as_bytes(), true);
+            ignored |= is_directory && level.rules.ignored_new(&path, true);
             let Some(entry) = self.manifest.get(index) else { return Ok(None) };
             let changed = match manifest::compare(entry, &stat, self.certified_before) {
                 Verdict::Same => false,
                 Verdict::Changed => true,
                 Verdict::Compare => {
-                    let hash = hash_of(level.directory.as_fd(), name, &stat, &mut self.buffer)
-                        .doing(&doing)?;
+                    let hash = hash_of(parent, name, &stat, &mut self.buffer).doing(doing)?;
                     entry.hash.as_deref() != Some(&hash)
                 }
             };
             if changed {
-                self.send(level.directory.as_fd(), name, TREE, &path, &stat)?;
+                self.send(parent, name, TREE, &RelPath::new(&path[..]).doing(doing)?, &stat)?;
             }
         } else {
-            let parent = level.directory.as_fd();
+            let path = RelPath::new(&path[..]).doing(doing)?;
             if ignored
                 || level.rules.ignored_new(path.as_bytes(), is_directory)
                 || (is_directory && level.rules.says_so_itself(parent, name, path.as_bytes()))
@@ -173,13 +172,12 @@ impl Reader<'_> {
         if !is_directory {
             return Ok(None);
         }
-        let directory =
-            fs::openat(&level.directory, name, places::DIRECTORY, Mode::empty()).doing(&doing)?;
+        let directory = fs::openat(parent, name, places::DIRECTORY, Mode::empty()).doing(doing)?;
         Ok(Some(Level {
-            names: places::sorted_names(directory.as_fd()).doing(&doing)?,
-            rules: level.rules.enter(directory.as_fd(), path.as_bytes()),
+            names: places::sorted_names(directory.as_fd()).doing(doing)?,
+            rules: level.rules.enter(directory.as_fd(), &path),
             directory,
-            path: path.as_bytes().to_vec(),
+            path,
             ignored,
         }))
     }

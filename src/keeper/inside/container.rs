@@ -260,12 +260,11 @@ impl Inside for Container {
                 .doing("bring back kept build state")?;
         }
         let manifest = Arc::new(written.manifest);
-        let (number, places) = {
-            let mut state = self.state.lock();
-            let number = state.next_tree();
-            state.tree = Tree::Put { manifest, number, reliable, mark: None };
-            (number, state.link_places.clone())
-        };
+        let mut state = self.state.lock();
+        let number = state.next_tree();
+        state.tree = Tree::Put { manifest, number, reliable, mark: None };
+        let places = state.link_places.clone();
+        drop(state);
         links::make(&places, &request.links)?;
         sys::trim_memory();
         Ok(PutReport { tree: number, ..written.report })

@@ -215,7 +215,7 @@ fn a_file_changed_just_before_it_is_sent_has_no_stamp() {
     let stamped = snapshot.nodes.iter().map(|(path, node)| {
         let Stamp { dev, ino, mtime, mut ctime } = stamp(&host.stat(path).unwrap());
         ctime.0 -= i64::from(path.as_bytes() == b"old");
-        (path.clone(), Node { dev, ino, mtime, ctime, ..node.clone() })
+        (path.clone(), crate::workspace::Node { dev, ino, mtime, ctime, ..node.clone() })
     });
     snapshot.nodes = stamped.collect();
     snapshot.taken = changed;

@@ -258,7 +258,7 @@ fn same(was: &Node, now: &Node) -> bool {
 /// Whether a file that was changed at `ctime` has another time if it was changed again after
 /// `before`.
 fn is_settled(ctime: (i64, u32), before: (i64, u32)) -> bool {
-    let coarse = ctime.1 % COARSE_STEP == 0;
+    let coarse = ctime.1.is_multiple_of(COARSE_STEP);
     let (sec, nsec) = ctime;
     (if coarse { (sec.saturating_add(COARSE), nsec) } else { ctime }) < before
 }

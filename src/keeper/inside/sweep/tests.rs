@@ -47,7 +47,7 @@ const BOTH: (bool, bool) = (true, true);
 
 impl Workspace {
     fn new() -> Self {
-        let place = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let place = tempfile::tempdir().unwrap();
         Self { place, manifest: Manifest::default(), aside: None }
     }
 
