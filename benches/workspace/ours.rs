@@ -92,7 +92,7 @@ impl<'a> Ours<'a> {
     }
 
     /// What the host alone does of it: the same stream, into nothing.
-    pub(crate) async fn into_nothing(&self, tree: &Tree) -> Result<Duration, Failed> {
+    pub(crate) async fn host_alone(&self, tree: &Tree) -> Result<Duration, Failed> {
         let workspace = tree.workspace.clone();
         let began = Instant::now();
         tokio::task::spawn_blocking(move || send(&workspace, &rules(), std::io::sink())).await??;

@@ -125,7 +125,7 @@ async fn our_turn(ours: &Ours<'_>, tree: &Tree, turns: &mut Turns) -> Result<(),
     let mut lease = ours.lease(tree).await?;
     let (took, ..) = ours.send(&mut lease, tree).await?;
     turns.add(SEND, took);
-    turns.add("in: ours, host's part alone", ours.into_nothing(tree).await?);
+    turns.add("in: ours, host's part alone", ours.host_alone(tree).await?);
     ours.give_back(lease).await?;
     let all = tree.files.len();
     for count in changes(tree).chain([all]) {
