@@ -32,7 +32,7 @@ soak-history: ## Send a repository with more than 2 GiB of history; needs 5 GB o
 fuzz: $(CARGO_FUZZ) ## Feed what takes in a container's bytes with bytes; FUZZ_SECONDS a target
 	fuzz/run.sh $(CARGO_FUZZ) $(FUZZ_SECONDS)
 
-bench: image codex ## Measure against bare Codex, a container for each run, and plain ways to write files; and the pool
+bench: image codex ## Measure against bare Codex, a container for each run, and plain ways to write files; the pool; and workspaces on their way
 	cargo bench
 
 image: engine ## Build codex-runner:latest if it is missing or old

@@ -4,27 +4,40 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
+use futures::TryStreamExt;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1::SendRequest;
-use hyper::{Method, Request};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio_util::io::ReaderStream;
 
 /// The API version, which every engine since 2021 speaks.
 const VERSION: &str = "v1.41";
 
-/// The image that everything is measured with.
+/// The usual image.
 pub(crate) const IMAGE: &str = "codex-runner:latest";
+
+/// The image that everything is measured with: `CODEX_IMAGE`, or the usual one.
+pub(crate) fn image() -> String {
+    std::env::var("CODEX_IMAGE").unwrap_or_else(|_| IMAGE.to_owned())
+}
 
 /// What an arm can fail with; the benchmark then ends.
 pub(crate) type Failed = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of a request.
+type Body = BoxBody<Bytes, std::io::Error>;
 
 /// One connection, kept open.
 #[derive(Debug)]
 pub(crate) struct Docker {
     socket: PathBuf,
-    sender: Option<SendRequest<Full<Bytes>>>,
+    sender: Option<SendRequest<Body>>,
 }
 
 impl Docker {
@@ -46,6 +59,22 @@ impl Docker {
         kind: &str,
         body: Bytes,
     ) -> Result<Bytes, Failed> {
+        let body = Full::new(body).map_err(|never| match never {}).boxed();
+        let (response, sender) = self.request(method, path, kind, body).await?;
+        let bytes = response.into_body().collect().await?.to_bytes();
+        self.sender = Some(sender);
+        Ok(bytes)
+    }
+
+    /// Sends a request; gives the answer if it is a good one, and the connection, which is of use
+    /// again once the answer was read.
+    async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Body,
+    ) -> Result<(Response<Incoming>, SendRequest<Body>), Failed> {
         let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
             Some(sender) => sender,
             None => {
@@ -62,16 +91,62 @@ impl Docker {
             .uri(format!("/{VERSION}{path}"))
             .header("host", "docker")
             .header("content-type", kind)
-            .body(Full::new(body))?;
+            .body(body)?;
         let response = sender.send_request(request).await?;
         let status = response.status();
-        let body = response.into_body().collect().await?.to_bytes();
-        self.sender = Some(sender);
         if status.is_success() {
-            Ok(body)
-        } else {
-            Err(format!("{path}: {status}: {}", String::from_utf8_lossy(&body)).into())
+            return Ok((response, sender));
         }
+        let body = response.into_body().collect().await?.to_bytes();
+        Err(format!("{path}: {status}: {}", String::from_utf8_lossy(&body)).into())
+    }
+
+    /// Streams an archive into the directory `path` of a container.
+    pub(crate) async fn put_archive(
+        &mut self,
+        id: &str,
+        path: &str,
+        archive: impl AsyncRead + Send + Sync + 'static,
+    ) -> Result<(), Failed> {
+        let chunks = ReaderStream::with_capacity(archive, 256 << 10).map_ok(Frame::data);
+        let body = BodyExt::boxed(StreamBody::new(chunks));
+        let put = format!("/containers/{id}/archive?path={path}");
+        let (response, sender) = self.request(Method::PUT, &put, "application/x-tar", body).await?;
+        response.into_body().collect().await?;
+        self.sender = Some(sender);
+        Ok(())
+    }
+
+    /// Streams the archive of `path` in a container into `out`, and shuts that down.
+    pub(crate) async fn get_archive(
+        &mut self,
+        id: &str,
+        path: &str,
+        mut out: impl AsyncWrite + Unpin,
+    ) -> Result<(), Failed> {
+        let get = format!("/containers/{id}/archive?path={path}");
+        let nothing = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
+        let (response, sender) =
+            self.request(Method::GET, &get, "application/json", nothing).await?;
+        let mut body = response.into_body();
+        while let Some(frame) = body.frame().await {
+            if let Ok(bytes) = frame?.into_data() {
+                out.write_all(&bytes).await?;
+            }
+        }
+        out.shutdown().await?;
+        self.sender = Some(sender);
+        Ok(())
+    }
+
+    /// Where the engine keeps what is mounted at `path` of a container.
+    pub(crate) async fn mounted(&mut self, id: &str, path: &str) -> Result<PathBuf, Failed> {
+        let facts = self.plain(Method::GET, &format!("/containers/{id}/json")).await?;
+        let facts: Value = serde_json::from_slice(&facts)?;
+        let mounts = facts["Mounts"].as_array().into_iter().flatten();
+        let source =
+            mounts.filter(|one| one["Destination"] == path).find_map(|one| one["Source"].as_str());
+        Ok(source.ok_or_else(|| format!("nothing is mounted at {path}"))?.into())
     }
 
     async fn json(&mut self, method: Method, path: &str, body: &Value) -> Result<Value, Failed> {

@@ -73,8 +73,10 @@ impl Server {
             .env("XDG_STATE_HOME", home.join("state"))
             .current_dir(home)
             .stderr(fs::File::create(&log)?);
-        if let Some(host) = std::env::var_os("DOCKER_HOST") {
-            command.env("DOCKER_HOST", host);
+        for name in ["DOCKER_HOST", "CODEX_IMAGE"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
         }
         let mut client = Client::start(&mut command)?;
         let pid = client.pid().ok_or("the server ended")?;

@@ -19,7 +19,7 @@ use mcp_codex_orchestrator::pool::status::PoolStatus;
 use mcp_codex_orchestrator::verdict::JobEnd;
 use parking_lot::Mutex;
 
-use super::docker::{Failed, IMAGE};
+use super::docker::{Failed, image};
 
 /// How long anything that is waited for may take.
 const LONG: Duration = Duration::from_secs(120);
@@ -30,12 +30,17 @@ const LOOK: Duration = Duration::from_millis(1);
 /// A day, which is for ever here.
 const FOR_EVER: Duration = Duration::from_secs(86_400);
 
+/// What a container of a job that does next to nothing may take.
+const MEMORY: u64 = 512 << 20;
+
 type Drain = Box<dyn Fn() -> BoxFuture<'static, ()> + Send>;
 
 /// The engine, our identity in it, and every pool that was started.
 pub(crate) struct Ground {
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) home: tempfile::TempDir,
+    /// What a container may take, in bytes.
+    pub(crate) memory: u64,
     owner: Arc<Owner>,
     drains: Mutex<Vec<Drain>>,
 }
@@ -45,14 +50,14 @@ impl Ground {
         let home = tempfile::tempdir()?;
         let owner = Arc::new(Owner::claim(home.path())?);
         let engine = engine(|name| std::env::var(name).ok())?;
-        Ok(Self { engine, home, owner, drains: Mutex::default() })
+        Ok(Self { engine, home, memory: MEMORY, owner, drains: Mutex::default() })
     }
 
     /// What starts containers of `engine` as the server does.
     pub(crate) fn starter(&self, engine: &Arc<dyn Engine>) -> Starter {
         let container = ContainerConfig {
-            image: IMAGE.to_owned(),
-            memory: 512 << 20,
+            image: image(),
+            memory: self.memory,
             cpus: 0.0,
             pids: 256,
             read_only: true,
