@@ -18,6 +18,7 @@ mod changes;
 mod commits;
 mod connections;
 pub mod ended;
+mod following;
 mod output;
 pub mod progress;
 pub mod result;

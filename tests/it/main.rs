@@ -37,5 +37,6 @@ mod sweep;
 mod tokens;
 mod told;
 mod two_jobs;
+mod two_ways;
 mod undo;
 mod unfinished;
