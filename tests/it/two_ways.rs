@@ -192,7 +192,6 @@ async fn results(way: &str, cases: &[Case]) -> BTreeMap<&'static str, Value> {
         script = script.with(case.prompt, case.steps.clone());
     }
     let mut server = Server::start(script, options(way)).await;
-    std::fs::create_dir(server.workspace.join("src")).unwrap();
     server.write("src/kept", "kept\n");
     let mut results = BTreeMap::new();
     for case in cases {
