@@ -19,7 +19,7 @@ struct Case {
     arguments: Value,
     /// `None`: success.
     kind: Option<&'static str>,
-    /// In the sentence, or in the output of a success.
+    /// In the sentence, or in the output of a success. "Call again" there means `retryable`.
     says: &'static str,
 }
 
@@ -126,15 +126,13 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "refused content",
-            broken(Fault { failed: Some("cyber_policy".into()), ..Fault::default() }),
+            broken(Fault {
+                failed: Some("invalid_prompt".into()),
+                message: Some("Your prompt was flagged as against our usage policies.".into()),
+                ..Fault::default()
+            }),
             failed,
-            "",
-        ),
-        case(
-            "invalid prompt",
-            broken(Fault { failed: Some("invalid_prompt".into()), ..Fault::default() }),
-            failed,
-            "",
+            "refused the content",
         ),
         case("drop", broken(Fault { drop: true, ..Fault::default() }), failed, "broke off"),
         case(
@@ -227,6 +225,10 @@ async fn both_ways_give_the_same_results() {
                 ));
             }
             assert!(!result.to_string().contains("sk-abcdefgh"), "{result}");
+            if case.kind == Some("codex_failed") {
+                let passes = said.as_str().unwrap_or("").contains("call again");
+                assert_eq!(result["retryable"], passes, "{result}");
+            }
         }
         let (one, other) =
             (comparable(exec[case.prompt].clone()), comparable(app_server[case.prompt].clone()));
@@ -248,6 +250,28 @@ async fn both_ways_give_the_same_results() {
         std::fs::write(file, serde_json::to_string_pretty(&rows).unwrap()).unwrap();
     }
     assert!(differ.is_empty(), "{}", differ.join("\n"));
+}
+
+#[tokio::test]
+async fn a_provider_that_cannot_be_reached_is_told_so_both_ways() {
+    need_engine!();
+    let mut told = Vec::new();
+    for way in WAYS {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let options = options(way)
+            .no_model()
+            .set("model", format!("base_url = \"http://{closed}/v1\""))
+            .env("OPENAI_API_KEY", "sk-abcdefgh12345678");
+        let mut server = Server::start(Script::always(Vec::new()), options).await;
+        let result = server.run("anything").await;
+        assert_eq!(result["error_kind"], "codex_failed", "{result}");
+        assert_eq!(result["retryable"], true, "{result}");
+        let error = result["error"].as_str().unwrap();
+        assert!(error.contains("cannot be reached"), "{error}");
+        told.push(error.replace(&closed.to_string(), "PROVIDER"));
+        server.stop().await;
+    }
+    assert_eq!(told[0], told[1]);
 }
 
 #[tokio::test]
