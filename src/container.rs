@@ -6,11 +6,13 @@
 
 mod armed;
 mod health;
+mod host_paths;
 mod image;
 mod posture;
 mod spec;
 
 pub use self::armed::{ArmedContainer, Profile, Starter};
+pub use self::host_paths::HostPaths;
 pub use self::image::{ImageError, ImageVersions, check_image};
 pub use self::posture::{PostureError, check_posture};
 pub use self::spec::{HOME, MIN_MEMORY, spec};

@@ -49,6 +49,7 @@ use crate::pool::owner::Owner;
 use crate::pool::status::PoolStatus;
 use crate::pool::sweep::Sweeper;
 use crate::record::prune;
+use crate::workspace::Workspace;
 use crate::workspace::apply::recover::recover_all;
 use crate::workspace::classify::Policy;
 use crate::workspace::git::commits::switch;
@@ -129,6 +130,12 @@ impl Settings {
             .map_err(|error| Failure::new(ErrorKind::InvalidArgument, error.to_string()))?;
         Ok(Self { config, roots, policy })
     }
+
+    /// The paths of the host that lead to a workspace, as far as they can be told a keeper.
+    fn links(&self, workspace: &Workspace) -> Vec<String> {
+        let paths = self.roots.paths_of(workspace).into_iter();
+        paths.filter_map(|path| path.into_os_string().into_string().ok()).collect()
+    }
 }
 
 /// Everything that outlives a single job.
@@ -203,7 +210,8 @@ impl Orchestrator {
         if let Some(warning) = network::warning(&config.network) {
             tracing::warn!("{warning}");
         }
-        let starter = Starter::new(Arc::clone(&engine), Profile::of(config), owner.into());
+        let profile = Profile::of(config, &settings.roots.paths());
+        let starter = Starter::new(Arc::clone(&engine), profile, owner.into());
         let pool = Pool::start(starter, config.pool.clone());
         let state = places.state.clone();
         tokio::task::spawn_blocking(move || switch::recover_all(&state));
@@ -259,7 +267,7 @@ impl Orchestrator {
     pub fn change(&self, config: Config, roots: Roots) -> Result<(), Failure> {
         let settings = Settings::new(config, roots)?;
         let config = &settings.config;
-        self.pool.source().change(Profile::of(config));
+        self.pool.source().change(Profile::of(config, &settings.roots.paths()));
         self.pool.change(config.pool.clone());
         *self.settings.lock() = Arc::new(settings);
         Ok(())

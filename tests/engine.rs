@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::config::ContainerConfig;
-use mcp_codex_orchestrator::container::{self, label};
+use mcp_codex_orchestrator::container::{self, HostPaths, label};
 use mcp_codex_orchestrator::engine::docker::{Address, DockerEngine, Endpoint};
 use mcp_codex_orchestrator::engine::{
     ByteStream, ContainerId, ContainerSpec, Engine, EngineError, Network,
@@ -71,7 +71,13 @@ fn spec(image: &str, owner: &str, argv: &[&str]) -> ContainerSpec {
         start_timeout: Duration::from_secs(30),
         heartbeat: Duration::from_secs(5),
     };
-    let mut spec = container::spec(&config, &Network::None, owner, jiff::Timestamp::now());
+    let mut spec = container::spec(
+        &config,
+        &Network::None,
+        &HostPaths::default(),
+        owner,
+        jiff::Timestamp::now(),
+    );
     spec.argv = words(argv);
     spec
 }

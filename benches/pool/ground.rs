@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use mcp_codex_orchestrator::config::{ContainerConfig, NetworkConfig, PoolConfig, Recycle};
-use mcp_codex_orchestrator::container::{ArmedContainer, Profile, Starter, label};
+use mcp_codex_orchestrator::container::{ArmedContainer, HostPaths, Profile, Starter, label};
 use mcp_codex_orchestrator::engine::docker::{DockerEngine, Endpoint};
 use mcp_codex_orchestrator::engine::{Engine, Network};
 use mcp_codex_orchestrator::keeper::client::ProgramEvent;
@@ -61,7 +61,8 @@ impl Ground {
             heartbeat: Duration::from_secs(5),
         };
         let network = NetworkConfig { mode: Network::None, allow_hosts: Vec::new() };
-        let profile = Profile { container, network, keep_ignored: true };
+        let profile =
+            Profile { container, network, keep_ignored: true, host_paths: HostPaths::default() };
         Starter::new(Arc::clone(engine), profile, Arc::clone(&self.owner))
     }
 

@@ -22,6 +22,8 @@ pub struct WorkspaceConfig {
     /// Whether what a run builds in ignored directories stays in the container for the next run on
     /// the same workspace.
     pub keep_ignored: bool,
+    /// Whether the paths of workspaces on the host lead to them in a container, too.
+    pub host_paths: bool,
     /// Bytes that may be sent at most.
     #[serde(deserialize_with = "super::size")]
     pub max_bytes: u64,

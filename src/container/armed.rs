@@ -1,5 +1,6 @@
 //! Starting a container and arming it, and what an armed container can do for the pool.
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::pool::source::{Findings, Pooled, Source, StartError};
 use crate::workspace::held::Held;
 
 use super::health::{Mark, Marks, sentence, watch};
-use super::{KEEPER, check_image, check_posture, spec};
+use super::{HostPaths, KEEPER, check_image, check_posture, spec};
 
 /// An idle keeper is given up after this much silence; with a job in it after
 /// [`SILENCE_LEASED`], so that a server that was swapped out for a minute finds its run alive.
@@ -171,6 +172,8 @@ pub struct Profile {
     pub network: NetworkConfig,
     /// `workspace.keep_ignored`
     pub keep_ignored: bool,
+    /// Where workspaces are on the host.
+    pub host_paths: HostPaths,
 }
 
 /// What a container was started from.
@@ -208,10 +211,12 @@ impl Starter {
     }
 
     /// How a container is armed.
-    fn arm(network: &NetworkConfig) -> ArmRequest {
+    fn arm(profile: &Profile) -> ArmRequest {
+        let network = &profile.network;
         ArmRequest {
             forward: network::forwarded(network),
             any_port: network::is_shared(network),
+            link_places: profile.host_paths.places().to_vec(),
             ..ArmRequest::default()
         }
     }
@@ -222,7 +227,7 @@ impl Starter {
         profile: Arc<Profile>,
         begun: &OnceLock<ContainerId>,
     ) -> Result<ArmedContainer, StartError> {
-        let Profile { container, network, .. } = &*profile;
+        let Profile { container, network, host_paths, .. } = &*profile;
         let facts = self.engine.image(&container.image).await.map_err(engine_error)?;
         check_image(&facts).map_err(|error| StartError {
             kind: ErrorKind::ImageOutdated,
@@ -236,7 +241,7 @@ impl Starter {
             }
         }
         let started = jiff::Timestamp::now();
-        let spec = spec(container, &network.mode, self.owner.label(), started);
+        let spec = spec(container, &network.mode, host_paths, self.owner.label(), started);
         let id = self.engine.start(&spec).await.map_err(engine_error)?;
         let id = begun.get_or_init(|| id);
         let mark = self.marks.add(id);
@@ -244,7 +249,7 @@ impl Starter {
         let stream = self.engine.open(id, &serve).await.map_err(engine_error)?;
         let options = KeeperOptions { heartbeat: container.heartbeat, silence: SILENCE_LEASED };
         let (keeper, incoming, _) = Keeper::connect(stream, options).await.map_err(keeper_error)?;
-        let armed = keeper.arm(Self::arm(network)).await.map_err(keeper_error)?;
+        let armed = keeper.arm(Self::arm(&profile)).await.map_err(keeper_error)?;
         let findings = check_posture(&spec, &armed.posture).map_err(|error| StartError {
             kind: ErrorKind::EngineUnavailable,
             sentence: format!("the engine did not confine a container as asked: {error}"),
@@ -344,12 +349,17 @@ fn keeper_error(error: KeeperError) -> StartError {
 }
 
 impl Profile {
-    /// What the settings say. Which hosts may be reached is decided for each run, and not in it.
-    pub fn of(config: &Config) -> Self {
+    /// What the settings say, for workspaces that are, or lie in, `workspaces`. Which hosts may be
+    /// reached is decided for each run, and not in it.
+    pub fn of(config: &Config, workspaces: &[PathBuf]) -> Self {
         Self {
             container: config.container.clone(),
             network: NetworkConfig { allow_hosts: Vec::new(), ..config.network.clone() },
             keep_ignored: config.workspace.keep_ignored,
+            host_paths: match config.workspace.host_paths {
+                true => HostPaths::of(workspaces),
+                false => HostPaths::default(),
+            },
         }
     }
 }
@@ -358,7 +368,12 @@ impl Profile {
 impl Profile {
     fn harmless() -> Self {
         let container = super::spec::tests::config();
-        Self { container, network: NetworkConfig::default(), keep_ignored: true }
+        Self {
+            container,
+            network: NetworkConfig::default(),
+            keep_ignored: true,
+            host_paths: HostPaths::default(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{KEEPER, label};
+use super::{HostPaths, KEEPER, label};
 use crate::config::ContainerConfig;
 use crate::engine::{ContainerSpec, Network, Tmpfs};
 use crate::keeper::wire;
@@ -49,6 +49,7 @@ const PAGE: u64 = 4096;
 pub fn spec(
     config: &ContainerConfig,
     network: &Network,
+    host_paths: &HostPaths,
     owner: &str,
     started: jiff::Timestamp,
 ) -> ContainerSpec {
@@ -67,7 +68,7 @@ pub fn spec(
         pids: config.pids,
         read_only: config.read_only,
         runtime: Some(config.runtime.clone()).filter(|runtime| !runtime.is_empty()),
-        tmpfs: places(config.memory),
+        tmpfs: places(config.memory, host_paths),
         volumes: VOLUMES.map(str::to_owned).to_vec(),
         capabilities: CAPABILITIES.map(str::to_owned).to_vec(),
         seccomp: SECCOMP.to_owned(),
@@ -75,16 +76,14 @@ pub fn spec(
     }
 }
 
-fn places(memory: u64) -> Vec<Tmpfs> {
-    let quarter = memory / 4;
-    PLACES
-        .into_iter()
-        .map(|(path, sixteenths, mode)| {
-            let bytes = (quarter / 16 * sixteenths / PAGE * PAGE).max(PAGE);
-            let inodes = (bytes / BYTES_PER_INODE).clamp(INODES.0, INODES.1);
-            Tmpfs { path: path.to_owned(), bytes, inodes, mode }
-        })
-        .collect()
+fn places(memory: u64, host_paths: &HostPaths) -> Vec<Tmpfs> {
+    let quarter = memory / 4 - host_paths.bytes();
+    let named = PLACES.into_iter().map(|(path, sixteenths, mode)| {
+        let bytes = (quarter / 16 * sixteenths / PAGE * PAGE).max(PAGE);
+        let inodes = (bytes / BYTES_PER_INODE).clamp(INODES.0, INODES.1);
+        Tmpfs { path: path.to_owned(), bytes, inodes, mode }
+    });
+    named.chain(host_paths.mounts()).collect()
 }
 
 #[cfg(test)]
@@ -108,7 +107,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_spec_carries_every_label_and_names_no_runtime_by_default() {
-        let spec = spec(&config(), &Network::None, "me", jiff::Timestamp::UNIX_EPOCH);
+        let none = HostPaths::default();
+        let spec = spec(&config(), &Network::None, &none, "me", jiff::Timestamp::UNIX_EPOCH);
         assert_eq!(spec.labels[label::OWNER], "me");
         assert_eq!(spec.labels[label::STARTED], "1970-01-01T00:00:00Z");
         assert_eq!(spec.labels[label::PROTOCOL], wire::PROTOCOL.to_string());
@@ -125,9 +125,10 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn tmpfs_places_take_at_most_a_quarter_of_the_memory(
-            memory in MIN_MEMORY..=(1_u64 << 45)
+            memory in MIN_MEMORY..=(1_u64 << 45), parents in 0..20,
         ) {
-            let places = places(memory);
+            let workspaces: Vec<_> = (0..parents).map(|n| format!("/srv/{n}/x").into()).collect();
+            let places = places(memory, &HostPaths::of(&workspaces));
             let total: u64 = places.iter().map(|place| place.bytes).sum();
             prop_assert!(total <= memory / 4);
             for place in places {

@@ -328,7 +328,13 @@ mod tests {
 
     fn spec() -> ContainerSpec {
         let config = crate::config::load(&Default::default(), |_| None).unwrap().config.container;
-        container::spec(&config, &crate::engine::Network::None, "me", jiff::Timestamp::UNIX_EPOCH)
+        container::spec(
+            &config,
+            &crate::engine::Network::None,
+            &Default::default(),
+            "me",
+            jiff::Timestamp::UNIX_EPOCH,
+        )
     }
 
     #[tokio::test]

@@ -271,6 +271,7 @@ impl Job<'_> {
         let sending = send_workspace(
             keeper,
             workspace.clone(),
+            self.settings.links(workspace),
             SendRules::from(&config.workspace),
             self.orchestrator.places.state.clone(),
             config.workspace.lock_timeout,

@@ -22,7 +22,7 @@ use crate::workspace::{Snapshot, Workspace, pointers};
 use super::told::cancelled;
 use super::{Orchestrator, blocking, turn};
 
-/// Sends the whole workspace.
+/// Sends the whole workspace; `links` are the host's paths that are to lead to it.
 ///
 /// # Errors
 ///
@@ -31,6 +31,7 @@ use super::{Orchestrator, blocking, turn};
 pub(super) async fn send_workspace(
     keeper: &Keeper,
     workspace: Workspace,
+    links: Vec<String>,
     rules: SendRules,
     state_dir: PathBuf,
     lock_timeout: Duration,
@@ -40,7 +41,7 @@ pub(super) async fn send_workspace(
     let over = CancellationToken::new();
     let _over = over.clone().drop_guard();
     let sending = async {
-        let put = keeper.put(PutRequest::default()).await.map_err(keeper_failure)?;
+        let put = keeper.put(PutRequest { base: None, links }).await.map_err(keeper_failure)?;
         let (snapshot, put) = blocking(move || {
             // Held until all is read, so that no other run's changes are half in what is sent.
             let _turn = turn::unless(&over, lock::read, &state_dir, &workspace, lock_timeout)

@@ -19,6 +19,7 @@ mod ignored_new;
 pub mod init;
 pub mod ipc;
 mod kept;
+mod links;
 pub mod manifest;
 pub mod mounts;
 pub mod places;

@@ -98,6 +98,9 @@ pub struct ArmRequest {
     /// Directory in the image that is copied to `.codex` in [`HOME`]; nothing is copied if it does
     /// not exist.
     pub codex_home_template: String,
+    /// Directories in which the links of [`PutRequest::links`] may be.
+    #[serde(default)]
+    pub link_places: Vec<String>,
 }
 
 impl Default for ArmRequest {
@@ -106,6 +109,7 @@ impl Default for ArmRequest {
             forward: vec![GATEWAY_PORT],
             any_port: false,
             codex_home_template: HOME_TEMPLATE.to_owned(),
+            link_places: Vec::new(),
         }
     }
 }
@@ -167,7 +171,7 @@ pub struct PutRequest {
     #[serde(default)]
     pub base: Option<u64>,
     /// Absolute paths that are made links to [`WORKSPACE`] until the next reset, as far as they lie
-    /// in a place that is for such links.
+    /// in one of [`ArmRequest::link_places`] and nothing else is there.
     #[serde(default)]
     pub links: Vec<String>,
 }

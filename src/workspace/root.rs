@@ -262,6 +262,34 @@ impl Roots {
         &self.default.1
     }
 
+    /// The paths of the default workspace and of what else is allowed, as they were given and as they
+    /// really are. Blocking, a few system calls.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let given =
+            || self.allowed.iter().chain([&self.default.1]).filter(|path| path.is_absolute());
+        let mut paths: Vec<PathBuf> =
+            given().cloned().chain(given().map(|path| real(path))).collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    /// The absolute paths that lead to a workspace on the host: its real one, and those by way of
+    /// what is allowed. Blocking, a few system calls.
+    pub fn paths_of(&self, workspace: &Workspace) -> Vec<PathBuf> {
+        let through = |given: PathBuf| {
+            let rest = workspace.path.strip_prefix(real(&given)).ok()?;
+            Some(if rest.as_os_str().is_empty() { given } else { given.join(rest) })
+        };
+        let mut paths = vec![workspace.path.clone()];
+        for path in self.paths().into_iter().filter_map(through) {
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+        paths
+    }
+
     /// Finds, checks and opens the workspace of a call. Blocking, a few system calls.
     ///
     /// # Errors

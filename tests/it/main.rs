@@ -12,6 +12,7 @@ mod cancel;
 mod commits;
 mod commits_more;
 mod health;
+mod host_paths;
 mod ignored;
 mod interrupted;
 mod kill;

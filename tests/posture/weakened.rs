@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use mcp_codex_orchestrator::config::{ContainerConfig, NetworkConfig};
-use mcp_codex_orchestrator::container::{Profile, Starter, label};
+use mcp_codex_orchestrator::container::{HostPaths, Profile, Starter, label};
 use mcp_codex_orchestrator::engine::docker::{DockerEngine, Endpoint};
 use mcp_codex_orchestrator::engine::{
     ByteStream, ContainerId, ContainerSpec, Engine, EngineError, EngineFacts, Events, ImageFacts,
@@ -164,7 +164,12 @@ impl Ground {
         };
         set(&mut config);
         let network = NetworkConfig { mode: Network::None, allow_hosts: Vec::new() };
-        let profile = Profile { container: config, network, keep_ignored: false };
+        let profile = Profile {
+            container: config,
+            network,
+            keep_ignored: false,
+            host_paths: HostPaths::default(),
+        };
         Starter::new(Arc::new(engine), profile, Arc::clone(&self.owner))
     }
 

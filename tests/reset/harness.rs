@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mcp_codex_orchestrator::config::{ContainerConfig, NetworkConfig};
-use mcp_codex_orchestrator::container::{ArmedContainer, Profile, Starter};
+use mcp_codex_orchestrator::container::{ArmedContainer, HostPaths, Profile, Starter};
 use mcp_codex_orchestrator::engine::docker::{DockerEngine, Endpoint};
 use mcp_codex_orchestrator::engine::{Engine, Network};
 use mcp_codex_orchestrator::keeper::client::{KeeperError, ProgramEvent};
@@ -93,7 +93,8 @@ impl Armed {
         let network = NetworkConfig { mode: Network::None, allow_hosts: vec!["a.example".into()] };
         let state = TempDir::new().unwrap();
         let owner = Arc::new(Owner::claim(state.path()).unwrap());
-        let profile = Profile { container: config, network, keep_ignored };
+        let profile =
+            Profile { container: config, network, keep_ignored, host_paths: HostPaths::default() };
         let starter = Starter::new(engine, profile, Arc::clone(&owner));
         let container = starter.start().await.unwrap();
         let mut armed = Self { container, look: String::new(), _owner: owner, _state: state };

@@ -111,7 +111,7 @@ async fn in_container(
         other => other.clone(),
     };
     let network = NetworkConfig { mode, allow_hosts: Vec::new() };
-    let profile = Profile { network, ..Profile::of(config) };
+    let profile = Profile { network, ..Profile::of(config, &[]) };
     let starter = Starter::new(engine, profile, Arc::new(owner));
     out::note("Starting a container with a network for codex login; Ctrl-C ends it.");
     // Not left in the middle, since it would leave a container; container.start_timeout bounds it.

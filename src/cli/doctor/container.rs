@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::super::Context;
+use super::super::{Context, parts};
 use crate::config::Recycle;
 use crate::container::{Profile, Starter};
 use crate::engine::Engine;
@@ -50,7 +50,9 @@ impl Armed {
 /// What the start ran into, or that the container could not be removed.
 pub(super) async fn arm(engine: Arc<dyn Engine>, context: &Context) -> Result<Armed, String> {
     let owner = Owner::claim(&context.paths.state).map_err(|error| error.to_string())?;
-    let starter = Starter::new(engine, Profile::of(&context.loaded.config), Arc::new(owner));
+    let config = &context.loaded.config;
+    let profile = Profile::of(config, &parts::roots(context, config).paths());
+    let starter = Starter::new(engine, profile, Arc::new(owner));
     let began = Instant::now();
     let armed = starter.start().await.map_err(|error| error.to_string())?;
     let armed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -58,7 +60,7 @@ pub(super) async fn arm(engine: Arc<dyn Engine>, context: &Context) -> Result<Ar
     let removed = starter.remove(armed.id()).await;
     drop(armed);
     removed.map_err(|error| format!("armed in {armed_ms} ms, but not removed: {error}"))?;
-    Ok(Armed { armed_ms, findings, recycle: context.loaded.config.pool.recycle })
+    Ok(Armed { armed_ms, findings, recycle: config.pool.recycle })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::*;
 use crate::container::spec::{spec, tests::config};
 
 fn asked() -> ContainerSpec {
-    spec(&config(), &Network::None, "me", jiff::Timestamp::UNIX_EPOCH)
+    spec(&config(), &Network::None, &Default::default(), "me", jiff::Timestamp::UNIX_EPOCH)
 }
 
 /// What a container that is as asked reports.

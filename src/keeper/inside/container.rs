@@ -12,8 +12,8 @@ use super::guard::InContainer;
 use super::kept::{self, Aside};
 use super::manifest::{Manifest, Time};
 use super::{
-    Doing, Inside, Refusal, attempts, cgroup, children, collect, end, fingerprint, places, posture,
-    private, process, put, reset, sys, user,
+    Doing, Inside, Refusal, attempts, cgroup, children, collect, end, fingerprint, links, places,
+    posture, private, process, put, reset, sys, user,
 };
 use crate::keeper::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, PutReport, PutRequest, ResetReport,
@@ -40,6 +40,7 @@ pub struct Container {
 #[derive(Debug, Default)]
 struct State {
     template: String,
+    link_places: Vec<String>,
     /// Of the writable places, for the job that runs.
     floors: Vec<places::Floor>,
     tree: Tree,
@@ -123,7 +124,11 @@ impl Container {
 
 impl Inside for Container {
     fn arm(&self, request: &ArmRequest) -> Result<Armed, Refusal> {
-        self.state.lock().template.clone_from(&request.codex_home_template);
+        {
+            let mut state = self.state.lock();
+            state.template.clone_from(&request.codex_home_template);
+            state.link_places.clone_from(&request.link_places);
+        }
         posture::require_capabilities()?;
         // Before the places are emptied, so that whatever was tried leaves nothing.
         let tried = attempts::run()?;
@@ -155,6 +160,8 @@ impl Inside for Container {
         }
         let manifest = std::sync::Arc::new(manifest);
         self.state.lock().tree = Tree::Put { manifest, reliable, clock: None };
+        let places = self.state.lock().link_places.clone();
+        links::make(&places, &request.links)?;
         sys::trim_memory();
         Ok(report)
     }

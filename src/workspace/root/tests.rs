@@ -71,6 +71,7 @@ fn config() -> WorkspaceConfig {
         exclude: Vec::new(),
         ignored: Ignored::Files,
         keep_ignored: true,
+        host_paths: true,
         max_bytes: 0,
         max_files: 0,
         lock_timeout: std::time::Duration::ZERO,
