@@ -62,6 +62,10 @@ fn takes(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
             return if fits { Ok(()) } else { Err(format!("no choice takes {value}")) };
         }
     }
+    if ["enum", "type", "properties"].iter().all(|rule| schema[*rule].is_null()) {
+        // It takes anything.
+        return Ok(());
+    }
     if let Some(values) = schema["enum"].as_array()
         && !values.contains(value)
     {
