@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::app_server::protocol::{ThreadStartParams, TurnStartParams, UserInput};
 use crate::failure::{ErrorKind, Failure};
@@ -129,6 +129,8 @@ impl CodexCommand {
     pub fn app_server_request(&self, nonce: impl Into<String>) -> SpawnRequest {
         let argv = [
             "codex",
+            // Here and not with the thread: a thread that says so makes Codex trust the workspace's
+            // own configuration from then on.
             "-c",
             "sandbox_mode=\"danger-full-access\"",
             "-c",
@@ -153,22 +155,14 @@ impl CodexCommand {
     pub fn thread(&self) -> Result<ThreadStartParams, Failure> {
         check_env_vars(&self.env_vars)
             .map_err(|sentence| Failure::new(ErrorKind::InvalidArgument, sentence))?;
-        let cwd = self.cwd()?;
         let mut config = BTreeMap::new();
-        // Not said, the app-server trusts a workspace in which it may write, and takes settings from
-        // its `.codex`; `codex exec` does not. Codex asks for the git root, else for the directory.
-        let untrusted = json!({"trust_level": "untrusted"});
-        let mut projects = serde_json::Map::new();
-        projects.insert(WORKSPACE.to_owned(), untrusted.clone());
-        projects.insert(cwd.clone(), untrusted);
-        config.insert("projects".to_owned(), Value::Object(projects));
         if !self.env_vars.is_empty() {
             let variables = self.env_vars.iter();
             let variables = variables.map(|(name, value)| (name.clone(), value.clone().into()));
             let set = Value::Object(variables.collect());
             config.insert("shell_environment_policy.set".to_owned(), set);
         }
-        Ok(ThreadStartParams { cwd, ephemeral: true, config })
+        Ok(ThreadStartParams { cwd: self.cwd()?, ephemeral: true, config })
     }
 
     /// The turn of `codex app-server`.
@@ -322,42 +316,6 @@ mod tests {
         assert_eq!(request.cwd, "/app/a b/c");
         assert_eq!(request.nonce, "n");
         assert!(!request.env.iter().any(|(name, _)| name == "A" || name.contains("KEY")));
-    }
-
-    #[test]
-    fn the_schema_of_the_answer_reaches_both_ways_and_no_argument() {
-        let schema = json!({"type": "object", "title": "the form"});
-        let command = CodexCommand { output_schema: Some(schema.clone()), ..Default::default() };
-        let request = command.spawn_request("n").unwrap();
-        let [file] = &request.files[..] else { panic!("{:?}", request.files) };
-        let argument = format!("--output-schema=/home/codex/{}", file.path);
-        assert!(request.argv.contains(&argument) && !request.argv.join(" ").contains("the form"));
-        assert_eq!(serde_json::from_str::<Value>(&file.contents).unwrap(), schema);
-        assert_eq!(command.turn().output_schema, Some(schema));
-    }
-
-    #[test]
-    fn an_app_server_has_nothing_of_the_job_in_its_arguments_and_trusts_no_workspace() {
-        let command = CodexCommand {
-            prompt: "the task".into(),
-            model: Some("m".into()),
-            working_dir: Some(RelPath::new("a b").unwrap()),
-            env_vars: vars(&[("A", "secret")]),
-            ..CodexCommand::default()
-        };
-        let mut request = command.app_server_request("n");
-        let of_any = CodexCommand::default().app_server_request("n");
-        assert_eq!((&request.argv, &request.env), (&of_any.argv, &of_any.env));
-        assert!(request.files.is_empty() && request.stdin.is_empty());
-        reach_gateway(&mut request, 4711, "s");
-        assert_eq!(request.argv.last().map(String::as_str), Some("app-server"));
-        let thread = command.thread().unwrap();
-        assert_eq!(thread.cwd, "/app/a b");
-        assert_eq!(thread.config["shell_environment_policy.set"], json!({"A": "secret"}));
-        for place in ["/app", "/app/a b"] {
-            assert_eq!(thread.config["projects"][place]["trust_level"], "untrusted");
-        }
-        assert!(!format!("{thread:?} {:?}", command.turn()).contains("secret"));
     }
 
     #[test]
