@@ -129,8 +129,6 @@ impl CodexCommand {
     pub fn app_server_request(&self, nonce: impl Into<String>) -> SpawnRequest {
         let argv = [
             "codex",
-            // Here and not with the thread: a thread that says so makes Codex trust the workspace's
-            // own configuration from then on.
             "-c",
             "sandbox_mode=\"danger-full-access\"",
             "-c",

@@ -269,6 +269,7 @@ async fn a_provider_that_cannot_be_reached_is_told_so_both_ways() {
         let error = result["error"].as_str().unwrap();
         assert!(error.contains("cannot be reached"), "{error}");
         told.push(error.replace(&closed.to_string(), "PROVIDER"));
+        server.ready().await;
         server.stop().await;
     }
     assert_eq!(told[0], told[1]);
