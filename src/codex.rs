@@ -9,9 +9,11 @@
 //! a turn in which every tool failed ends with 0. Nor do its events tell what changed; that comes
 //! from the tree.
 
+pub mod app_server;
 pub mod command;
 pub mod events;
 pub mod exec;
+pub mod lines;
 pub mod log;
 pub mod login;
 pub mod outcome;

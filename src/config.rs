@@ -24,7 +24,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-pub use self::codex::CodexConfig;
+pub use self::codex::{CodexConfig, CodexStart};
 pub use self::container::ContainerConfig;
 pub use self::load::{Loaded, Overrides, file, load};
 pub use self::model::{Auth, ModelConfig};

@@ -54,7 +54,7 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    /// Whether the same call may succeed later without a change by the user.
+    /// Whether the same call, as a rule, may succeed later without a change by the user.
     pub fn retryable(self) -> bool {
         matches!(
             self,
@@ -74,12 +74,25 @@ pub struct Failure {
     pub kind: ErrorKind,
     /// One sentence: what happened, then what to do. Holds no secret.
     pub sentence: String,
+    /// Whether it passes by itself, though its kind as a rule does not.
+    passing: bool,
 }
 
 impl Failure {
     /// A failure of `kind`, told by `sentence`.
     pub fn new(kind: ErrorKind, sentence: impl Into<String>) -> Self {
-        Self { kind, sentence: sentence.into() }
+        Self { kind, sentence: sentence.into(), passing: false }
+    }
+
+    /// The same, of a cause that passes by itself.
+    #[must_use]
+    pub fn passing(self) -> Self {
+        Self { passing: true, ..self }
+    }
+
+    /// Whether the same call may succeed later without a change by the user.
+    pub fn retryable(&self) -> bool {
+        self.passing || self.kind.retryable()
     }
 }
 

@@ -19,6 +19,7 @@ mod commits;
 mod connections;
 pub mod drops;
 pub mod ended;
+mod following;
 mod output;
 pub mod progress;
 pub mod result;

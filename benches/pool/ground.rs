@@ -66,8 +66,7 @@ impl Ground {
             heartbeat: Duration::from_secs(5),
         };
         let network = NetworkConfig { mode: Network::None, allow_hosts: Vec::new() };
-        let profile =
-            Profile { container, network, keep_ignored: true, host_paths: HostPaths::default() };
+        let profile = Profile { container, network, host_paths: HostPaths::default() };
         Starter::new(Arc::clone(engine), profile, Arc::clone(&self.owner))
     }
 

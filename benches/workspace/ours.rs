@@ -15,6 +15,7 @@ use mcp_codex_orchestrator::pool::lease::Lease;
 use mcp_codex_orchestrator::pool::source::Pooled;
 use mcp_codex_orchestrator::verdict::JobEnd;
 use mcp_codex_orchestrator::workspace::Snapshot;
+use mcp_codex_orchestrator::workspace::git::HistoryRules;
 use mcp_codex_orchestrator::workspace::held::Held;
 use mcp_codex_orchestrator::workspace::receive::{ReceiveLimits, receive};
 use mcp_codex_orchestrator::workspace::send::{Base, SendRules, send, send_on};
@@ -214,5 +215,11 @@ impl<'a> Ours<'a> {
 /// Everything goes.
 pub(crate) fn rules() -> SendRules {
     let (max_files, max_bytes) = LIMITS;
-    SendRules { exclude: Vec::new(), ignored: Ignored::Files, max_bytes, max_files }
+    SendRules {
+        exclude: Vec::new(),
+        ignored: Ignored::Files,
+        max_bytes,
+        max_files,
+        history: HistoryRules::default(),
+    }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Context, Outcome, Stopped, auth, engine, out};
+use crate::codex::app_server::TESTED;
 use crate::container::check_image;
 use crate::engine::Engine;
 use crate::model::{Gateway, Limits};
@@ -90,11 +91,23 @@ async fn engine_and_image(context: &Context) -> [Check; 2] {
     };
     let image = match engine.image(name).await {
         Ok(image) => check_image(&image)
-            .map(|versions| format!("{name} with Codex {}", versions.codex))
+            .map(|versions| format!("{name} with Codex {}", tested(&versions.codex)))
             .map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
     [Check::new("engine", Ok(engine::describe(&facts))), Check::new("image", image)]
+}
+
+/// The version, and what to know of it.
+fn tested(version: &str) -> String {
+    if TESTED.contains(&version) {
+        return version.to_owned();
+    }
+    let tested = TESTED.join(", ");
+    format!(
+        "{version}, which was not tried (but {tested}): runs use codex exec whatever codex.start \
+         says; `mcp-codex-orchestrator image build` makes an image with a Codex that was tried"
+    )
 }
 
 /// A container that is armed and removed again.
@@ -151,4 +164,16 @@ fn workspace(context: &Context) -> Check {
             .map(|workspace| workspace.path.display().to_string())
             .map_err(|error| error.to_string()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::tested;
+
+    #[test]
+    fn a_codex_that_was_not_tried_is_named_with_those_that_were() {
+        assert_eq!(tested("0.169.0"), "0.169.0");
+        let warned = tested("0.170.0");
+        assert!(warned.contains("0.170.0") && warned.contains("(but 0.169.0)"), "{warned}");
+    }
 }

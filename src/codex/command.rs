@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde_json::Value;
+
+use super::app_server::protocol::{ThreadStartParams, TurnStartParams, UserInput};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::wire::{PrivateFile, SpawnRequest, WORKSPACE};
 use crate::network::PROXY_ENVIRONMENT;
@@ -45,7 +48,10 @@ const MAX_ENV_VARS: usize = 100 * 1024;
 const CALL_PROFILE: &str = "call";
 const CALL_CONFIG: &str = ".codex/call.config.toml";
 
-/// One run of `codex exec`. `Debug` has no values of `env_vars`.
+/// The schema of the answer, for `codex exec`; a reset empties the directory.
+const SCHEMA: &str = ".codex/answer.schema.json";
+
+/// One run of Codex. `Debug` has no values of `env_vars`.
 #[derive(Clone, Default)]
 pub struct CodexCommand {
     /// The task; goes to stdin, so it is in no process list.
@@ -58,6 +64,8 @@ pub struct CodexCommand {
     pub env_vars: BTreeMap<String, String>,
     /// Whether the environment names the proxy.
     pub proxy: bool,
+    /// The form of the last message, a JSON schema.
+    pub output_schema: Option<Value>,
 }
 
 impl fmt::Debug for CodexCommand {
@@ -72,7 +80,7 @@ impl fmt::Debug for CodexCommand {
 }
 
 impl CodexCommand {
-    /// What the keeper is asked to start. `nonce` comes back with the exit.
+    /// What the keeper is asked to start for `codex exec`. `nonce` comes back with the exit.
     ///
     /// # Errors
     ///
@@ -107,18 +115,68 @@ impl CodexCommand {
             let contents = format!("[shell_environment_policy]\nset = {table}\n");
             files.push(PrivateFile { path: CALL_CONFIG.into(), contents });
         }
+        if let Some(schema) = &self.output_schema {
+            argv.push(format!("--output-schema=/home/codex/{SCHEMA}"));
+            files.push(PrivateFile { path: SCHEMA.into(), contents: schema.to_string() });
+        }
         argv.push("-".into());
+        let stdin = self.prompt.clone();
+        Ok(SpawnRequest { argv, env: self.env(), cwd, files, stdin, nonce: nonce.into() })
+    }
+
+    /// What the keeper is asked to start for `codex app-server`, with its stdin open. Nothing of the
+    /// job is in it but what the profile says.
+    pub fn app_server_request(&self, nonce: impl Into<String>) -> SpawnRequest {
+        let argv = [
+            "codex",
+            "-c",
+            "sandbox_mode=\"danger-full-access\"",
+            "-c",
+            "approval_policy=\"never\"",
+            "app-server",
+        ];
+        SpawnRequest {
+            argv: argv.map(String::from).into(),
+            env: self.env(),
+            cwd: WORKSPACE.into(),
+            files: Vec::new(),
+            stdin: String::new(),
+            nonce: nonce.into(),
+        }
+    }
+
+    /// The thread of `codex app-server`.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn_request`](Self::spawn_request).
+    pub fn thread(&self) -> Result<ThreadStartParams, Failure> {
+        check_env_vars(&self.env_vars)
+            .map_err(|sentence| Failure::new(ErrorKind::InvalidArgument, sentence))?;
+        let mut config = BTreeMap::new();
+        if !self.env_vars.is_empty() {
+            let variables = self.env_vars.iter();
+            let variables = variables.map(|(name, value)| (name.clone(), value.clone().into()));
+            let set = Value::Object(variables.collect());
+            config.insert("shell_environment_policy.set".to_owned(), set);
+        }
+        Ok(ThreadStartParams { cwd: self.cwd()?, ephemeral: true, config })
+    }
+
+    /// The turn of `codex app-server`.
+    pub fn turn(&self) -> TurnStartParams {
+        TurnStartParams {
+            thread_id: String::new(),
+            input: vec![UserInput::Text { text: self.prompt.clone() }],
+            model: self.model.clone().filter(|model| !model.is_empty()),
+            output_schema: self.output_schema.clone(),
+        }
+    }
+
+    fn env(&self) -> Vec<(String, String)> {
         let proxy = PROXY_ENVIRONMENT.iter().filter(|_| self.proxy);
         let env = ENVIRONMENT.iter().chain(proxy);
-        let env = env.map(|(name, value)| ((*name).into(), (*value).into()));
-        Ok(SpawnRequest {
-            argv,
-            env: env.collect(),
-            cwd,
-            files,
-            stdin: self.prompt.clone(),
-            nonce: nonce.into(),
-        })
+        env.map(|(name, value)| ((*name).into(), (*value).into())).collect()
     }
 
     fn cwd(&self) -> Result<String, Failure> {
@@ -146,7 +204,7 @@ pub fn reach_gateway(request: &mut SpawnRequest, port: u16, secret: &str) {
         "-c".to_owned(),
         format!("model_providers.gateway.env_http_headers={{\"{RUN_HEADER}\"=\"{RUN_VARIABLE}\"}}"),
     ];
-    // In front of the prompt's place, which is last.
+    // In front of what is last: the prompt's place, or the name of the subcommand.
     let at = request.argv.len().saturating_sub(1);
     request.argv.splice(at..at, options);
     request.env.push((RUN_VARIABLE.to_owned(), secret.to_owned()));
@@ -237,7 +295,7 @@ mod tests {
             model: Some("-x".into()),
             working_dir: Some(RelPath::new("a b/c").unwrap()),
             env_vars: vars(&[("A", "1\"2")]),
-            proxy: false,
+            ..CodexCommand::default()
         };
         let request = command.spawn_request("n").unwrap();
         assert_eq!(

@@ -1,8 +1,10 @@
-//! Follows one run of `codex exec` from its first byte to its exit report.
+//! Follows one run of Codex from its first byte to its exit report.
 
 use std::future::Future;
 use std::io::Write;
 
+use super::app_server::protocol::TurnStartParams;
+use super::app_server::{Opening, Peer, Waiting};
 use super::events::{CodexEvent, EventParser, Item, Phase};
 use super::log::{LimitedLog, Tail};
 use super::outcome::{CodexOutcome, Turn, unusable};
@@ -97,12 +99,103 @@ impl<W: Write + Send> CodexRun<W> {
                         note(&mut self.seen, &event);
                         sink(&event);
                     }
-                    // A report of another run proves nothing about this one.
-                    self.seen.exit = Some(report).filter(|report| report.nonce == self.nonce);
+                    self.exited(report);
                     return Ok(());
                 }
             }
         }
+    }
+
+    /// Asks a Codex that waits for its turn, and follows it until the turn is over or the process
+    /// has ended; calls `sink` for each event. Knows no deadline. If the process has not ended, end
+    /// every process of the container and call [`last_words`](Self::last_words).
+    ///
+    /// # Errors
+    ///
+    /// Those of the peer.
+    ///
+    /// # Cancel safety
+    ///
+    /// What went by until then is in [`outcome`](Self::outcome).
+    pub async fn turn<P: Peer>(
+        &mut self,
+        codex: &mut Waiting<P>,
+        turn: TurnStartParams,
+        mut sink: impl FnMut(&CodexEvent) + Send,
+    ) -> Result<(), P::Error> {
+        let opening = std::mem::take(&mut codex.opening);
+        self.log(&opening.stdout, &opening.stderr);
+        let thread = CodexEvent::ThreadStarted { id: codex.thread_id().to_owned() };
+        note(&mut self.seen, &thread);
+        sink(&thread);
+        codex.ask(turn);
+        loop {
+            match codex.peer.next().await? {
+                Output::Stdout(bytes) => {
+                    self.events_log.append(&bytes);
+                    let seen = &mut self.seen;
+                    let over = codex.feed(&bytes, |event| {
+                        note(seen, &event);
+                        sink(&event);
+                    });
+                    if over {
+                        return Ok(());
+                    }
+                }
+                Output::Stderr(bytes) => self.log(&[], &bytes),
+                Output::Exited(report) => {
+                    self.exited(report);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Reads what a Codex whose turn is over still says, which is logged and means nothing, to its
+    /// exit report. Its exit code is then that of the turn: 0 if it was completed, else 1.
+    ///
+    /// # Errors
+    ///
+    /// Those of the source; then there is no exit report.
+    pub async fn last_words<S: Source>(&mut self, codex: &mut S) -> Result<(), S::Error> {
+        loop {
+            match codex.next().await? {
+                Output::Stdout(bytes) => self.events_log.append(&bytes),
+                Output::Stderr(bytes) => self.log(&[], &bytes),
+                Output::Exited(report) => {
+                    let code = i32::from(self.seen.turn != Turn::Completed);
+                    self.exited(ExitReport { code: Some(code), signal: None, ..report });
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Takes over what became of a Codex that was to wait and did not.
+    pub fn not_opened(&mut self, opening: Opening) {
+        self.log(&opening.stdout, &opening.stderr);
+        if let Some(message) = opening.refusal {
+            note(&mut self.seen, &CodexEvent::TurnFailed { message });
+        }
+        if let Some(report) = opening.exit {
+            self.exited(report);
+        }
+    }
+
+    /// Whether its exit was reported.
+    pub fn has_exited(&self) -> bool {
+        self.seen.exit.is_some()
+    }
+
+    fn log(&mut self, stdout: &[u8], stderr: &[u8]) {
+        self.events_log.append(stdout);
+        self.stderr_log.append(stderr);
+        self.stderr.append(stderr);
+    }
+
+    fn exited(&mut self, report: ExitReport) {
+        // A report of another run proves nothing about this one.
+        self.seen.exit = Some(report).filter(|report| report.nonce == self.nonce);
     }
 
     /// What is known so far; whole once [`follow`](Self::follow) has returned `Ok`. Ends the logs;
@@ -147,6 +240,8 @@ fn note(seen: &mut CodexOutcome, event: &CodexEvent) {
             seen.error = Some(message.clone());
         }
         CodexEvent::Error { message } => seen.error = Some(message.clone()),
+        // Progress, not failure: if it comes to nothing, an error follows.
+        CodexEvent::Reconnecting { .. } => {}
         CodexEvent::Item { phase: Phase::Completed, item } => note_item(seen, item),
         CodexEvent::Unreadable { .. } => seen.unreadable_lines += 1,
         CodexEvent::Unknown { .. } => seen.unknown_events += 1,

@@ -143,7 +143,7 @@ pub fn judge(outcome: &CodexOutcome) -> Result<(), Failure> {
         );
     }
     if let Some(error) = &outcome.error {
-        return fail(ErrorKind::CodexFailed, told(error));
+        return Err(told(error));
     }
     let stderr = last_line(&outcome.stderr_tail);
     let sentence = match (exit.code, exit.signal) {
@@ -159,53 +159,74 @@ pub fn judge(outcome: &CodexOutcome) -> Result<(), Failure> {
     fail(ErrorKind::CodexFailed, sentence)
 }
 
-/// What each kind of error is to be told as: marks in the lower-case text, any of which fits.
-const TOLD: &[(&[&str], &str)] = &[
+/// What each kind of error is to be told as, and whether it passes by itself: marks in the
+/// lower-case text, any of which fits. Where two fit, the first counts.
+const TOLD: &[(&[&str], bool, &str)] = &[
     (
         &["model.response_timeout", "model.idle_timeout"],
+        true,
         "the model provider fell silent; call again later, or raise the limit that is named",
     ),
     (
         &["cannot be understood: "],
+        false,
         "the model provider cannot be understood; check model.base_url and this machine's network",
     ),
     (
         &["the gateway refused", "goes to the model provider"],
+        false,
         "the gateway refused what Codex asked of the model provider",
     ),
-    (&["run codex login", "chatgpt login"], "the login for the model provider cannot be used"),
+    (
+        &["run codex login", "chatgpt login"],
+        false,
+        "the login for the model provider cannot be used",
+    ),
     (
         &["idle timeout", "stream disconnected", "stream closed", " broke off: "],
+        true,
         "the connection to the model provider broke off again and again; call again later",
     ),
     (
         &["cannot be reached", "502 bad gateway", "error sending request"],
+        true,
         "the model provider cannot be reached; check model.base_url and this machine's network",
     ),
     (
         &["context window", "context_length", "context length"],
+        false,
         "the task grew over the model's context; split it or choose a model with a larger one",
     ),
     (
         &["quota", "billing", "usage limit"],
+        false,
         "the account's quota at the model provider is used up; check its plan and billing",
     ),
     (
         &["401 unauthorized", "invalid_api_key", "incorrect api key"],
+        false,
         "the model provider refused the credential; check OPENAI_API_KEY or the login \
          (mcp-codex-orchestrator auth status says which is used)",
     ),
     (
         &["403 forbidden"],
+        false,
         "the model provider forbids this; check what the account and its region may use",
     ),
     (
         &["model_not_found", "does not exist or you do not have access", "model is not supported"],
+        false,
         "the model provider does not know the model or the account may not use it; choose another",
     ),
-    (&["404 not found"], "the model provider does not know the path; check model.base_url"),
+    (
+        &["usage polic", "content polic", "content_filter", "content filter", "flagged as"],
+        false,
+        "the model provider refused the content; word the task otherwise",
+    ),
+    (&["404 not found"], false, "the model provider does not know the path; check model.base_url"),
     (
         &["429 too many", "rate limit", "rate_limit", "exceeded retry limit, last status: 429"],
+        true,
         "the model provider limits the rate of requests; wait and call again",
     ),
     (
@@ -217,17 +238,22 @@ const TOLD: &[(&[&str], &str)] = &[
             "high demand",
             "overloaded",
         ],
+        true,
         "the model provider has a failure of its own; call again later",
     ),
 ];
 
-fn told(error: &str) -> String {
+fn told(error: &str) -> Failure {
     let error = redact(&cut(provider_message(error.trim()).trim(), MAX_ERROR));
     let lower = error.to_lowercase();
-    let what = TOLD.iter().find(|(marks, _)| marks.iter().any(|mark| lower.contains(mark)));
+    let what = TOLD.iter().find(|(marks, ..)| marks.iter().any(|mark| lower.contains(mark)));
     match what {
-        Some((_, what)) => format!("{what} (Codex says: {error})"),
-        None => format!("Codex failed: {error}"),
+        Some((_, passes, what)) => {
+            let sentence = format!("{what} (Codex says: {error})");
+            let failure = Failure::new(ErrorKind::CodexFailed, sentence);
+            if *passes { failure.passing() } else { failure }
+        }
+        None => Failure::new(ErrorKind::CodexFailed, format!("Codex failed: {error}")),
     }
 }
 

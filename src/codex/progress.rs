@@ -13,10 +13,8 @@ pub fn line(event: &CodexEvent) -> Option<String> {
         CodexEvent::TurnStarted => "Asking the model".into(),
         CodexEvent::TurnCompleted { .. } => "Finishing".into(),
         CodexEvent::TurnFailed { message } => format!("Giving up: {message}"),
-        CodexEvent::Error { message } => match message.strip_prefix("Reconnecting...") {
-            Some(detail) => format!("Reconnecting to the model:{detail}"),
-            None => format!("Failing: {message}"),
-        },
+        CodexEvent::Reconnecting { detail } => format!("Reconnecting to the model: {detail}"),
+        CodexEvent::Error { message } => format!("Failing: {message}"),
         CodexEvent::Item { phase, item } => item_line(*phase, item)?,
         CodexEvent::Unknown { .. } | CodexEvent::Unreadable { .. } => return None,
     };
@@ -95,8 +93,7 @@ mod tests {
 
     #[test]
     fn a_key_in_an_error_is_not_shown() {
-        let event =
-            CodexEvent::Error { message: "Reconnecting... 1/5 (bad key sk-abcdefgh)".into() };
+        let event = CodexEvent::Reconnecting { detail: "1/5 (bad key sk-abcdefgh)".into() };
         let want = "Reconnecting to the model: 1/5 (bad key [redacted])";
         assert_eq!(line(&event).unwrap(), want);
     }

@@ -8,4 +8,17 @@ use serde::Deserialize;
 pub struct CodexConfig {
     /// Model if the call names none; empty for Codex's own default.
     pub model: String,
+    /// How Codex is run.
+    pub start: CodexStart,
+}
+
+/// How Codex is run. The outcome is the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CodexStart {
+    /// By `codex exec`.
+    #[default]
+    Exec,
+    /// By `codex app-server`.
+    AppServer,
 }

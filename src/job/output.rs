@@ -1,5 +1,6 @@
 //! What the program in the container prints.
 
+use crate::codex::app_server::Peer;
 use crate::codex::exec::{self, Output};
 use crate::keeper::client::{KeeperError, Program, ProgramEvent};
 
@@ -15,5 +16,11 @@ impl exec::Source for Running {
             ProgramEvent::Stderr(bytes) => Output::Stderr(bytes),
             ProgramEvent::Exited(report) => Output::Exited(report),
         })
+    }
+}
+
+impl Peer for Running {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
     }
 }

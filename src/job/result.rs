@@ -240,7 +240,7 @@ impl RunResult {
         };
         self.error = Some(failure.sentence.clone());
         self.error_kind = Some(failure.kind);
-        self.retryable = Some(failure.kind.retryable());
+        self.retryable = Some(failure.retryable());
     }
 
     /// The result as it goes to a caller: every list at most [`MAX_LISTED`] long.

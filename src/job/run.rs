@@ -7,15 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::codex::command::{self, CodexCommand};
+use crate::codex::command::CodexCommand;
 use crate::codex::exec::CodexRun;
 use crate::codex::log::LimitedLog;
 use crate::codex::outcome::{CodexOutcome, judge};
-use crate::codex::progress as codex_progress;
 use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
-use crate::keeper::wire::{IgnoredTotal, SpawnRequest};
+use crate::keeper::wire::IgnoredTotal;
 use crate::model::gateway::{Gateway, Limits, Traffic};
 use crate::network;
 use crate::pool::lease::Lease;
@@ -28,7 +27,7 @@ use crate::workspace::{Snapshot, Workspace};
 
 use super::call::{Mode, RunCall};
 use super::connections::{self, Ways};
-use super::output::Running;
+use super::following::{Start, Stop};
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Status};
 use super::told::{
@@ -46,25 +45,9 @@ struct Prepared {
     gateway: Gateway,
     record: Record,
     /// What Codex is started with.
-    request: SpawnRequest,
+    start: Start,
     /// See [`Job`].
     keeps: bool,
-}
-
-/// Why Codex is not running any more.
-enum Stop {
-    /// It ended by itself.
-    Ended,
-    /// The call's timeout ran out.
-    TimedOut,
-    /// The caller cancelled.
-    Cancelled,
-    /// It used more than so many tokens.
-    OverTokens(u64),
-    /// The container was lost.
-    Lost(KeeperError),
-    /// It did not begin.
-    NotStarted(KeeperError),
 }
 
 /// Runs one job. Never fails: what goes wrong is in the result.
@@ -127,6 +110,7 @@ async fn prepare(
     let roots = settings.roots.clone();
     let runs = orchestrator.places.runs.clone();
     let default_model = settings.config.codex.model.clone();
+    let way = settings.config.codex.start;
     let owner = orchestrator.owner.clone();
     let proxy = network::has_proxy(&settings.config.network);
     let (call, settings) = (call.clone(), Arc::clone(settings));
@@ -140,10 +124,11 @@ async fn prepare(
             working_dir: workspace.working_dir.clone(),
             env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             proxy,
+            output_schema: None,
         };
-        let request = command.spawn_request(uuid::Uuid::new_v4().to_string())?;
+        let start = Start::new(way, command, &uuid::Uuid::new_v4().to_string())?;
         let record = Record::create(&runs, &Request::new(&call, &workspace.path, &owner))?;
-        Ok::<_, Failure>(Prepared { workspace, gateway, record, request, keeps })
+        Ok::<_, Failure>(Prepared { workspace, gateway, record, start, keeps })
     })
     .await
 }
@@ -277,7 +262,6 @@ impl Job<'_> {
     ) -> Result<(Stop, CodexOutcome), Failure> {
         self.progress.say("Starting Codex");
         let config = &self.settings.config;
-        let mut request = prepared.request.clone();
         let log = |path| {
             File::create(path).map(|file| LimitedLog::new(file, config.runs.log_limit)).map_err(
                 |error| {
@@ -290,13 +274,15 @@ impl Job<'_> {
         };
         let events = log(prepared.record.events_jsonl())?;
         let stderr = log(prepared.record.stderr_log())?;
-        let mut run = CodexRun::new(request.nonce.clone(), events, stderr);
+        let mut run = CodexRun::new(prepared.start.nonce(), events, stderr);
         let began = Instant::now();
         let mut traffic = Traffic::new(Limits::new(&config.model, config.run.max_tokens));
-        if let Some(port) = lease.container().gateway_port() {
-            // What listens there is reached by every program of the host.
-            let secret = uuid::Uuid::new_v4().to_string();
-            command::reach_gateway(&mut request, port, &secret);
+        // What listens there is reached by every program of the host.
+        let elsewhere =
+            lease.container().gateway_port().map(|port| (port, uuid::Uuid::new_v4().to_string()));
+        let start =
+            prepared.start.reaching(elsewhere.as_ref().map(|(port, secret)| (*port, &**secret)));
+        if let Some((_, secret)) = elsewhere {
             traffic = traffic.requiring(secret);
         }
         let traffic = std::sync::Arc::new(traffic);
@@ -305,23 +291,10 @@ impl Job<'_> {
             traffic: traffic.clone(),
             proxy: connections::proxy(&config.network)?,
         };
-        let progress = self.progress.clone();
+        let mut notes = Vec::new();
         let stop = {
-            let following = async {
-                let mut program = match keeper.spawn(request).await {
-                    Ok(program) => Running(program),
-                    Err(error) => return Stop::NotStarted(error),
-                };
-                let followed = run.follow(&mut program, |event| {
-                    if let Some(line) = codex_progress::line(event) {
-                        progress.say(line);
-                    }
-                });
-                match followed.await {
-                    Ok(()) => Stop::Ended,
-                    Err(error) => Stop::Lost(error),
-                }
-            };
+            let limit = config.run.end_timeout;
+            let following = start.follow(keeper, &mut run, &self.progress, limit, &mut notes);
             let container: &mut ArmedContainer = lease.container();
             let paused = container.paused();
             let connections = ways.serve(container.incoming());
@@ -345,6 +318,7 @@ impl Job<'_> {
         if let Stop::NotStarted(error) = stop {
             return Err(not_started(error));
         }
+        self.result.notes.extend(notes);
         self.result.timings_ms.codex = Some(milliseconds(began.elapsed()));
         let report = traffic.report();
         if let Some(first) = report.first_request {

@@ -239,10 +239,27 @@ impl Keeper {
     ///
     /// See [`KeeperError`]; `Refused` if it cannot be started.
     pub async fn spawn(&self, request: SpawnRequest) -> Result<Program, KeeperError> {
+        self.start_program(request, true).await
+    }
+
+    /// The same, but stdin stays open for [`Program::write`].
+    ///
+    /// # Errors
+    ///
+    /// See [`KeeperError`].
+    pub async fn spawn_open(&self, request: SpawnRequest) -> Result<Program, KeeperError> {
+        self.start_program(request, false).await
+    }
+
+    async fn start_program(
+        &self,
+        request: SpawnRequest,
+        closing: bool,
+    ) -> Result<Program, KeeperError> {
         let stdin = request.stdin.clone().into_bytes();
         let nonce = request.nonce.clone();
         let (frames, writer) = self.open(&Request::Spawn(request)).await?;
-        Program::start(frames, writer, self.shared.lost.clone(), nonce, stdin).await
+        Program::start(frames, writer, self.shared.lost.clone(), nonce, stdin, closing).await
     }
 
     /// Ends every process but init and keeper. The tree is at rest if the report has none left.

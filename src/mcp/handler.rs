@@ -223,7 +223,7 @@ fn answer<T: Serialize>(
                 "success": false,
                 "error": failure.sentence,
                 "error_kind": failure.kind,
-                "retryable": failure.kind.retryable(),
+                "retryable": failure.retryable(),
             })),
             failure.sentence,
             true,

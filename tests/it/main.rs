@@ -41,6 +41,7 @@ mod sweep;
 mod tokens;
 mod told;
 mod two_jobs;
+mod two_ways;
 mod undo;
 mod unfinished;
 mod warm;

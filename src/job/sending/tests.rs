@@ -1,6 +1,7 @@
 use super::*;
 use crate::config::workspace::Ignored;
 use crate::workspace::WorkspaceKey;
+use crate::workspace::git::HistoryRules;
 use crate::workspace::root::open_unchecked;
 
 /// A number of a tree that the keeper of these tests refuses.
@@ -28,6 +29,7 @@ impl Place {
                 ignored: Ignored::Files,
                 max_bytes: 1 << 20,
                 max_files: 100,
+                history: HistoryRules::default(),
             },
             state_dir: self.directory.path().join("state"),
             lock_timeout: Duration::from_secs(5),

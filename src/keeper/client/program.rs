@@ -29,6 +29,8 @@ pub struct Program {
     stdin: Vec<u8>,
     fed: usize,
     feeding: bool,
+    /// Whether stdin is closed once all of it is written.
+    closing: bool,
     ended: bool,
 }
 
@@ -39,6 +41,7 @@ impl Program {
         lost: Lost,
         nonce: String,
         stdin: Vec<u8>,
+        closing: bool,
     ) -> Result<Self, KeeperError> {
         match frames.next().await {
             Ok(Some(frame)) if frame.kind == Kind::Started => {}
@@ -51,7 +54,17 @@ impl Program {
             Ok(None) => return Err(lost.error("the keeper ended the program's stream").await),
             Err(error) => return Err(lost.frame_error(error).await),
         }
-        Ok(Self { frames, writer, lost, nonce, stdin, fed: 0, feeding: true, ended: false })
+        Ok(Self {
+            frames,
+            writer,
+            lost,
+            nonce,
+            stdin,
+            fed: 0,
+            feeding: true,
+            closing,
+            ended: false,
+        })
     }
 
     /// The next event. Cancel safe. Stdin is written while this waits, so that a program that
@@ -67,7 +80,7 @@ impl Program {
         }
         let frame = loop {
             let feeding = self.feeding;
-            let fed = feed(&mut self.writer, &self.stdin, &mut self.fed);
+            let fed = feed(&mut self.writer, &self.stdin, &mut self.fed, self.closing);
             tokio::select! {
                 biased;
                 frame = self.frames.next() => break frame,
@@ -96,6 +109,22 @@ impl Program {
         }
     }
 
+    /// Queues `bytes` for the stdin of a program that was started with [`spawn_open`]; they are
+    /// written while [`next`](Self::next) waits. The caller bounds what it queues.
+    ///
+    /// [`spawn_open`]: super::Keeper::spawn_open
+    pub fn write(&mut self, bytes: &[u8]) {
+        if self.closing || self.ended {
+            return;
+        }
+        if self.fed == self.stdin.len() {
+            self.stdin.clear();
+            self.fed = 0;
+        }
+        self.stdin.extend_from_slice(bytes);
+        self.feeding = true;
+    }
+
     /// Sends a signal to the program's process group; nothing happens if it has ended. Cancel safe.
     pub async fn signal(&mut self, signal: i32) {
         if !self.ended {
@@ -105,11 +134,12 @@ impl Program {
     }
 }
 
-/// Sends what is left of stdin, then its end. Cancel safe: `fed` grows as a frame is queued.
+/// Sends what is left of stdin, then its end if it is `closing`. Cancel safe: `fed` grows as a frame is queued.
 async fn feed(
     writer: &mut FrameWriter<WriteHalf<Stream>>,
     stdin: &[u8],
     fed: &mut usize,
+    closing: bool,
 ) -> Result<(), FrameError> {
     std::future::poll_fn(|cx| writer.poll_drain(cx)).await?;
     while *fed < stdin.len() {
@@ -118,7 +148,7 @@ async fn feed(
         *fed += chunk.len();
         std::future::poll_fn(|cx| writer.poll_drain(cx)).await?;
     }
-    if *fed == stdin.len() {
+    if closing && *fed == stdin.len() {
         writer.queue(Kind::End, &[])?;
         *fed += 1;
     }
