@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, ContainerConfig, NetworkConfig};
@@ -33,6 +34,13 @@ const EVENT_WAIT: Duration = Duration::from_millis(200);
 
 /// How long a reset may take; most of it is deleting files.
 const RESET_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Resets that are under way at once: they are work for the processors, which the calls that came
+/// with those that just ended need first.
+static RESETS: Semaphore = Semaphore::const_new(2);
+
+/// How long a reset waits for its turn at most, since those before it may wait for a disk.
+const RESET_TURN: Duration = Duration::from_millis(500);
 
 /// An armed container: the stream to its keeper, and what it was like when it was armed.
 #[derive(Debug)]
@@ -138,6 +146,7 @@ impl Pooled for ArmedContainer {
                 keep_ignored: self.origin.profile.keep_ignored,
                 keep_tree: self.held.is_some(),
             };
+            let _turn = tokio::time::timeout(RESET_TURN, RESETS.acquire()).await;
             let report = tokio::time::timeout(RESET_TIMEOUT, self.keeper.reset_with(reset))
                 .await
                 .map_err(|_| format!("it took longer than {} s", RESET_TIMEOUT.as_secs()))?
