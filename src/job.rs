@@ -22,6 +22,7 @@ mod output;
 pub mod progress;
 pub mod result;
 mod run;
+mod stop;
 mod told;
 mod transfer;
 mod turn;
@@ -85,9 +86,7 @@ pub trait Jobs: Send + Sync + 'static {
     fn pool_status(&self) -> PoolStatus;
 
     /// The network of the containers, which the texts of the tools tell.
-    fn network(&self) -> NetworkConfig {
-        NetworkConfig::default()
-    }
+    fn network(&self) -> NetworkConfig;
 }
 
 /// How long the end of the server waits for an apply; the client may kill before.
@@ -268,7 +267,13 @@ impl Orchestrator {
         let config = &settings.config;
         self.pool.source().change(Profile::of(config, &settings.roots.paths()));
         self.pool.change(config.pool.clone());
-        *self.settings.lock() = Arc::new(settings);
+        let warning = network::warning(&config.network);
+        let before = std::mem::replace(&mut *self.settings.lock(), Arc::new(settings));
+        if let Some(warning) =
+            warning.filter(|it| network::warning(&before.config.network).as_ref() != Some(it))
+        {
+            tracing::warn!("{warning}");
+        }
         Ok(())
     }
 

@@ -56,8 +56,6 @@ pub struct CodexCommand {
     pub working_dir: Option<RelPath>,
     /// For the commands that Codex runs, not for Codex itself.
     pub env_vars: BTreeMap<String, String>,
-    /// Whether the environment names the proxy.
-    pub proxy: bool,
 }
 
 impl fmt::Debug for CodexCommand {
@@ -108,9 +106,7 @@ impl CodexCommand {
             files.push(PrivateFile { path: CALL_CONFIG.into(), contents });
         }
         argv.push("-".into());
-        let proxy = PROXY_ENVIRONMENT.iter().filter(|_| self.proxy);
-        let env = ENVIRONMENT.iter().chain(proxy);
-        let env = env.map(|(name, value)| ((*name).into(), (*value).into()));
+        let env = ENVIRONMENT.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         Ok(SpawnRequest {
             argv,
             env: env.collect(),
@@ -137,6 +133,12 @@ pub const RUN_HEADER: &str = "x-gateway-run";
 
 /// The variable from which Codex takes that secret, so that it is in no argv.
 const RUN_VARIABLE: &str = "CODEX_GATEWAY_RUN";
+
+/// Names the proxy in the environment of Codex and what it starts.
+pub fn reach_proxy(request: &mut SpawnRequest) {
+    let variables = PROXY_ENVIRONMENT.iter();
+    request.env.extend(variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+}
 
 /// Tells Codex that the gateway is at `port` of the loopback interface and asks for `secret`.
 pub fn reach_gateway(request: &mut SpawnRequest, port: u16, secret: &str) {
@@ -237,7 +239,6 @@ mod tests {
             model: Some("-x".into()),
             working_dir: Some(RelPath::new("a b/c").unwrap()),
             env_vars: vars(&[("A", "1\"2")]),
-            proxy: false,
         };
         let request = command.spawn_request("n").unwrap();
         assert_eq!(
@@ -261,8 +262,9 @@ mod tests {
     #[test]
     fn the_way_to_a_gateway_elsewhere_has_its_secret_in_the_environment_alone() {
         let mut request = CodexCommand::default().spawn_request("n").unwrap();
-        let proxied = CodexCommand { proxy: true, ..CodexCommand::default() };
-        let proxied = proxied.spawn_request("n").unwrap().env;
+        let mut proxied = CodexCommand::default().spawn_request("n").unwrap();
+        reach_proxy(&mut proxied);
+        let proxied = proxied.env;
         for (env, want) in [(&request.env, false), (&proxied, true)] {
             assert_eq!(env.iter().any(|(name, _)| name == "https_proxy"), want);
         }

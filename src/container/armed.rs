@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, ContainerConfig, NetworkConfig};
-use crate::engine::{ContainerId, Engine, EngineError, Happened};
+use crate::engine::{ContainerId, Engine, EngineError, Happened, Network};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
 use crate::keeper::wire::{ArmRequest, Fingerprint, ResetRequest};
@@ -93,6 +93,11 @@ impl ArmedContainer {
         tokio::time::timeout(EVENT_WAIT, self.mark.told()).await.ok().map(sentence)
     }
 
+    /// The network it was started with.
+    pub fn network(&self) -> &Network {
+        &self.origin.profile.network.mode
+    }
+
     /// What it holds of a workspace.
     pub fn held(&self) -> Option<&Held> {
         self.held.as_ref()
@@ -127,6 +132,10 @@ impl Pooled for ArmedContainer {
         self.mark.get().is_none()
             && self.keeper.lost().is_none()
             && self.keeper.silent_for() < SILENCE_IDLE
+    }
+
+    fn silent_in(&self) -> Duration {
+        SILENCE_IDLE.saturating_sub(self.keeper.silent_for())
     }
 
     fn lost(&self) -> BoxFuture<'static, String> {
@@ -375,7 +384,7 @@ impl Profile {
 
 #[cfg(test)]
 impl Profile {
-    fn harmless() -> Self {
+    pub(crate) fn harmless() -> Self {
         let container = super::spec::tests::config();
         Self {
             container,

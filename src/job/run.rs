@@ -11,6 +11,7 @@ use crate::codex::exec::CodexRun;
 use crate::codex::log::LimitedLog;
 use crate::codex::outcome::{CodexOutcome, judge};
 use crate::codex::progress as codex_progress;
+use crate::config::NetworkConfig;
 use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
@@ -33,6 +34,7 @@ use super::connections::{self, Ways};
 use super::output::Running;
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Sent, Status};
+use super::stop::Stop;
 use super::told::{
     cancelled, gateway_notes, given_up, has_working_dir, join, last_bytes, lost, not_started,
     over_tokens, timed_out, with_fate,
@@ -47,22 +49,6 @@ struct Prepared {
     record: Record,
     /// What Codex is started with.
     request: SpawnRequest,
-}
-
-/// Why Codex is not running any more.
-enum Stop {
-    /// It ended by itself.
-    Ended,
-    /// The call's timeout ran out.
-    TimedOut,
-    /// The caller cancelled.
-    Cancelled,
-    /// It used more than so many tokens.
-    OverTokens(u64),
-    /// The container was lost.
-    Lost(KeeperError),
-    /// It did not begin.
-    NotStarted(KeeperError),
 }
 
 /// Runs one job. Never fails: what goes wrong is in the result.
@@ -125,7 +111,6 @@ async fn prepare(
     let runs = orchestrator.places.runs.clone();
     let default_model = settings.config.codex.model.clone();
     let owner = orchestrator.owner.clone();
-    let proxy = network::has_proxy(&settings.config.network);
     let call = call.clone();
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
@@ -135,7 +120,6 @@ async fn prepare(
             model: call.model.clone().or(Some(default_model).filter(|model| !model.is_empty())),
             working_dir: workspace.working_dir.clone(),
             env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            proxy,
         };
         let request = command.spawn_request(uuid::Uuid::new_v4().to_string())?;
         let record = Record::create(&runs, &Request::new(&call, &workspace.path, &owner))?;
@@ -178,10 +162,14 @@ impl Job<'_> {
             Ok(run) => run,
             Err(failure) => {
                 drop(keeper);
-                lease.settle(JobEnd::Lost);
+                lease.settle(match failure.kind {
+                    ErrorKind::ContainerLost => JobEnd::Lost,
+                    _ => JobEnd::NotStarted,
+                });
                 return Err(failure);
             }
         };
+        let was_ended = stop.is_by_us();
         let (end, mut failure) = self.judge(&stop, &outcome);
         self.tell(&outcome, failure.as_ref(), &prepared.gateway);
         if matches!(stop, Stop::Lost(_)) {
@@ -214,9 +202,11 @@ impl Job<'_> {
                 lease.settle(end);
                 // The first thing that went wrong is what the caller is told.
                 return Err(match failure {
-                    Some(failure) => {
-                        with_fate(failure, "what Codex had changed could not be collected")
-                    }
+                    Some(failure) => with_fate(
+                        failure,
+                        was_ended,
+                        "what Codex had changed could not be collected",
+                    ),
                     None => collect_failure,
                 });
             }
@@ -241,7 +231,7 @@ impl Job<'_> {
             Ok(kept) => kept,
             Err(error) => {
                 let fate = "what Codex had changed could not be recorded";
-                return Err(failure.map_or(error, |failure| with_fate(failure, fate)));
+                return Err(failure.map_or(error, |failure| with_fate(failure, was_ended, fate)));
             }
         };
         let proposed = self.call.mode == Mode::Suggest && failure.is_none();
@@ -256,7 +246,7 @@ impl Job<'_> {
             ChangesState::None => "Codex had changed nothing",
             _ => "what Codex had changed is held: look at it with codex_run_diff",
         };
-        failure.or(kept.failure).map_or(Ok(()), |failure| Err(with_fate(failure, fate)))
+        failure.or(kept.failure).map_or(Ok(()), |failure| Err(with_fate(failure, was_ended, fate)))
     }
 
     async fn lease(&mut self, workspace: &Workspace) -> Result<Lease<Starter>, Failure> {
@@ -322,6 +312,12 @@ impl Job<'_> {
         self.progress.say("Starting Codex");
         let config = &self.settings.config;
         let mut request = prepared.request.clone();
+        // The container's own: the settings may have changed since it was started.
+        let mode = lease.container().network().clone();
+        let network = NetworkConfig { mode, ..config.network.clone() };
+        if network::has_proxy(&network) {
+            command::reach_proxy(&mut request);
+        }
         let log = |path| {
             File::create(path).map(|file| LimitedLog::new(file, config.runs.log_limit)).map_err(
                 |error| {
@@ -347,7 +343,7 @@ impl Job<'_> {
         let ways = Ways {
             gateway: &prepared.gateway,
             traffic: traffic.clone(),
-            proxy: connections::proxy(&config.network)?,
+            proxy: connections::proxy(&network)?,
         };
         let progress = self.progress.clone();
         let stop = {
