@@ -1,6 +1,7 @@
 //! The pool over a source whose containers are counters: every fault on demand, time paused.
 
 mod changing;
+mod engine;
 mod failing;
 mod fake;
 mod findings;
