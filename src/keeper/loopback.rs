@@ -95,7 +95,9 @@ fn keeper_over(pipe: usize) -> (DuplexStream, JoinHandle<String>) {
 /// Serves the far end of a stream as a keeper does that harms nothing, and finds `posture` in force.
 pub(crate) async fn keep(posture: Posture, far: DuplexStream) {
     let (reader, writer) = tokio::io::split(far);
-    serve(Arc::new(Harmless(posture)), reader, writer, Limits::default()).await;
+    // One that is muted stands for one that is paused, which counts nothing.
+    let limits = Limits { idle: Duration::from_secs(3600), job: Duration::from_secs(3600) };
+    serve(Arc::new(Harmless(posture)), reader, writer, limits).await;
 }
 
 async fn connect(pipe: usize, options: KeeperOptions) -> (Keeper, Incoming, JoinHandle<String>) {
