@@ -14,6 +14,8 @@ mod spec;
 pub use self::armed::{ArmedContainer, Profile, Starter};
 pub use self::host_paths::HostPaths;
 pub use self::image::{ImageError, ImageVersions, check_image};
+#[cfg(test)]
+pub(crate) use self::posture::tests::good as good_posture;
 pub use self::posture::{PostureError, check_posture};
 pub use self::spec::{HOME, MIN_MEMORY, spec};
 

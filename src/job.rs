@@ -25,6 +25,7 @@ pub mod progress;
 pub mod result;
 mod run;
 mod sending;
+mod stop;
 mod told;
 mod transfer;
 mod turn;
@@ -91,9 +92,7 @@ pub trait Jobs: Send + Sync + 'static {
     fn pool_status(&self) -> PoolStatus;
 
     /// The network of the containers, which the texts of the tools tell.
-    fn network(&self) -> NetworkConfig {
-        NetworkConfig::default()
-    }
+    fn network(&self) -> NetworkConfig;
 }
 
 /// How long the end of the server waits for an apply; the client may kill before.
@@ -303,7 +302,13 @@ impl Orchestrator {
         self.pool.source().change(Profile::of(config, &settings.roots.paths()));
         self.pool.change(config.pool.clone());
         self.pool.set_disk_budget(config.workspace.disk_budget);
-        *self.settings.lock() = Arc::new(settings);
+        let warning = network::warning(&config.network);
+        let before = std::mem::replace(&mut *self.settings.lock(), Arc::new(settings));
+        if let Some(warning) =
+            warning.filter(|it| network::warning(&before.config.network).as_ref() != Some(it))
+        {
+            tracing::warn!("{warning}");
+        }
         // Who fills containers looks at them again.
         self.pool.inspect();
         Ok(())

@@ -81,6 +81,9 @@ pub enum JobEnd {
     TransferFailed,
     /// See [`DestroyReason::NotEnded`].
     NotEnded,
+    /// Nothing of the job was run in it, for a reason that is not its own: a log that could not be
+    /// written, a program that could not be started.
+    NotStarted,
 }
 
 /// How a container is, without asking it.
@@ -109,7 +112,8 @@ pub struct Policy {
     pub max_uses: u32,
 }
 
-/// Decides. Only a completed job in an answering container within the policy's bounds is reset.
+/// Decides. Only a job that was completed, or of which nothing was run, in an answering container
+/// within the policy's bounds leaves one that is reset.
 pub fn verdict(end: JobEnd, health: Health, policy: Policy) -> Verdict {
     use DestroyReason as Reason;
     let reason = match end {
@@ -120,7 +124,7 @@ pub fn verdict(end: JobEnd, health: Health, policy: Policy) -> Verdict {
         JobEnd::Lost => Reason::Lost,
         JobEnd::TransferFailed => Reason::TransferFailed,
         JobEnd::NotEnded => Reason::NotEnded,
-        JobEnd::Completed => return resettable(health, policy),
+        JobEnd::Completed | JobEnd::NotStarted => return resettable(health, policy),
     };
     Verdict::Destroy(reason)
 }
@@ -167,7 +171,12 @@ mod tests {
             JobEnd::Lost,
             JobEnd::TransferFailed,
             JobEnd::NotEnded,
+            JobEnd::NotStarted,
         ])
+    }
+
+    fn leaves_it_sound(end: JobEnd) -> bool {
+        matches!(end, JobEnd::Completed | JobEnd::NotStarted)
     }
 
     prop_compose! {
@@ -205,7 +214,7 @@ mod tests {
         fn only_a_clean_end_in_a_sound_container_within_policy_is_reset(
             end in ends(), health in healths(), policy in policies(),
         ) {
-            let sound = end == JobEnd::Completed
+            let sound = leaves_it_sound(end)
                 && health.answering
                 && !health.outdated
                 && health.provable
@@ -219,7 +228,7 @@ mod tests {
         fn the_reason_of_a_bad_end_is_that_end_whatever_else_is_wrong(
             end in ends(), health in healths(), policy in policies(),
         ) {
-            if end != JobEnd::Completed {
+            if !leaves_it_sound(end) {
                 let Verdict::Destroy(reason) = verdict(end, health, policy) else {
                     return Err(TestCaseError::fail("reset"));
                 };

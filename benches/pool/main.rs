@@ -4,8 +4,9 @@
 //!
 //! `BENCH_ROUNDS` sets the rounds of each row (50), `BENCH_CONTAINERS` the containers of the many calls
 //! at once (100, or as many as a quarter of the free memory holds), `BENCH_RUNS` the runs one after
-//! another (200), `BENCH_SECONDS` how long the steady state lasts (10). Everything in the engine is
-//! removed at the end, also after a failure or Ctrl-C.
+//! another (200), `BENCH_SECONDS` how long the steady state lasts (10). `BENCH_ONLY` names the one part
+//! to measure, as it is said while it is measured ("runs"). Everything in the engine is removed at the
+//! end, also after a failure or Ctrl-C.
 
 #[allow(dead_code, reason = "shared with what uses other parts of it")]
 #[path = "../../src/cli/demo/client.rs"]
@@ -84,25 +85,39 @@ async fn measure(ground: &Ground) -> Result<bool, Failed> {
     ));
     let few = rounds.div_ceil(5);
     let mut sheet = Sheet::default();
-    say("cold start ...");
-    warm::cold(ground, &mut sheet, few).await?;
-    say("warm calls ...");
-    warm::warm(ground, &mut sheet, rounds).await?;
-    warm::steady(ground, &mut sheet, Duration::from_secs(seconds as u64)).await?;
-    warm::ten_back(ground, &mut sheet, few).await?;
-    say("many calls at once ...");
-    warm::at_once(ground, &mut sheet, containers).await?;
-    say("sizes ...");
-    sizes::replenish(ground, &mut sheet, few).await?;
-    sizes::expiry(ground, &mut sheet).await?;
-    sizes::resize(ground, &mut sheet, few).await?;
-    say("faults ...");
-    faults::stale(ground, &mut sheet, few).await?;
-    faults::failing(ground, &mut sheet).await?;
-    faults::shutdown(ground, &mut sheet, few.min(5)).await?;
-    faults::outage(ground, &mut sheet, few.min(3)).await?;
-    say("runs one after another ...");
-    runs::growth(ground, &mut sheet, runs).await?;
+    let only = std::env::var("BENCH_ONLY").ok();
+    let part = |name: &str| {
+        let wanted = only.as_ref().is_none_or(|only| name.starts_with(only.as_str()));
+        if wanted {
+            say(&format!("{name} ..."));
+        }
+        wanted
+    };
+    if part("cold start") {
+        warm::cold(ground, &mut sheet, few).await?;
+    }
+    if part("warm calls") {
+        warm::warm(ground, &mut sheet, rounds).await?;
+        warm::steady(ground, &mut sheet, Duration::from_secs(seconds as u64)).await?;
+        warm::ten_back(ground, &mut sheet, few).await?;
+    }
+    if part("many calls at once") {
+        warm::at_once(ground, &mut sheet, containers).await?;
+    }
+    if part("sizes") {
+        sizes::replenish(ground, &mut sheet, few).await?;
+        sizes::expiry(ground, &mut sheet).await?;
+        sizes::resize(ground, &mut sheet, few).await?;
+    }
+    if part("faults") {
+        faults::stale(ground, &mut sheet, few).await?;
+        faults::failing(ground, &mut sheet).await?;
+        faults::shutdown(ground, &mut sheet, few.min(5)).await?;
+        faults::outage(ground, &mut sheet, few.min(3)).await?;
+    }
+    if part("runs") {
+        runs::growth(ground, &mut sheet, runs).await?;
+    }
     Ok(sheet.judge())
 }
 

@@ -31,6 +31,12 @@ echo '{"type":"turn.completed","usage":{"input_tokens":1,"cached_input_tokens":0
 /// by then.
 const WARM_UP: usize = 50;
 
+/// Kilobytes of log and state that a run may leave.
+const OWN_KB: f64 = 2.0;
+
+/// `runs.keep`, and the one whose removal is under way.
+const KEPT: usize = 501;
+
 /// What is held at one moment.
 #[derive(Clone, Copy, Debug)]
 struct Held {
@@ -41,8 +47,10 @@ struct Held {
     volumes: f64,
     /// Of the volumes.
     disk: f64,
-    /// Of the server: log, and what it keeps of the last runs within the bounds of `[runs]`.
+    /// Of the server: its log and its state.
     own: f64,
+    /// Records of runs, which `[runs]` bounds.
+    records: f64,
 }
 
 /// The labels of the servers that were started below our home.
@@ -109,11 +117,12 @@ fn report(sheet: &mut Sheet, took: &[f64], held: &[Held]) -> Result<(), Failed> 
     let rows: Vec<_> = held
         .iter()
         .map(|held| {
-            let Held { runs, memory, files, containers, volumes, disk, own } = held;
+            let Held { runs, memory, files, containers, volumes, disk, own, records } = held;
             let mut row = vec![runs.to_string(), format!("{memory:.1}")];
             row.extend([files, containers, volumes].map(|count| format!("{count:.0}")));
             row.push(format!("{disk:.2}"));
             row.push(format!("{own:.2}"));
+            row.push(format!("{records:.0}"));
             row
         })
         .collect();
@@ -125,6 +134,7 @@ fn report(sheet: &mut Sheet, took: &[f64], held: &[Held]) -> Result<(), Failed> 
         "volumes",
         "their disk, MB",
         "own disk, MB",
+        "records",
     ];
     table(&header, &rows);
     sheet.row("runs one after another through the server: whole call", took);
@@ -136,6 +146,11 @@ fn report(sheet: &mut Sheet, took: &[f64], held: &[Held]) -> Result<(), Failed> 
     sheet.limit("runs: more file descriptors", last.files - first.files, 4.0, "");
     sheet.limit("runs: more containers", last.containers - first.containers, 0.0, "");
     sheet.limit("runs: more volumes", last.volumes - first.volumes, 0.0, "");
+    // A line of the log for each run, and nothing else.
+    let runs = (last.runs - first.runs).max(1) as f64;
+    let each = (last.own - first.own) * 1e3 / runs;
+    sheet.limit("runs: log and state, a run", each, OWN_KB, " kB");
+    sheet.limit("runs: records kept", last.records, KEPT as f64, "");
     Ok(())
 }
 
@@ -166,7 +181,8 @@ async fn look(
     let files = fs::read_dir(format!("{process}/fd"))?.count() as f64;
     let disk = docker.volumes_size(label::OWNER, &owners(ground)).await? as f64 / 1e6;
     let own = size(home, &home.join("runs"))? as f64 / 1e6;
-    Ok(Held { runs, memory, files, containers, volumes, disk, own })
+    let records = fs::read_dir(home.join("runs"))?.count() as f64;
+    Ok(Held { runs, memory, files, containers, volumes, disk, own, records })
 }
 
 /// The containers in any state and the volumes of `owners`.

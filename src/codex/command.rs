@@ -62,8 +62,6 @@ pub struct CodexCommand {
     pub working_dir: Option<RelPath>,
     /// For the commands that Codex runs, not for Codex itself.
     pub env_vars: BTreeMap<String, String>,
-    /// Whether the environment names the proxy.
-    pub proxy: bool,
     /// The form of the last message, a JSON schema.
     pub output_schema: Option<Value>,
 }
@@ -121,7 +119,7 @@ impl CodexCommand {
         }
         argv.push("-".into());
         let stdin = self.prompt.clone();
-        Ok(SpawnRequest { argv, env: self.env(), cwd, files, stdin, nonce: nonce.into() })
+        Ok(SpawnRequest { argv, env: Self::env(), cwd, files, stdin, nonce: nonce.into() })
     }
 
     /// What the keeper is asked to start for `codex app-server`, with its stdin open. Nothing of the
@@ -137,7 +135,7 @@ impl CodexCommand {
         ];
         SpawnRequest {
             argv: argv.map(String::from).into(),
-            env: self.env(),
+            env: Self::env(),
             cwd: WORKSPACE.into(),
             files: Vec::new(),
             stdin: String::new(),
@@ -173,10 +171,8 @@ impl CodexCommand {
         }
     }
 
-    fn env(&self) -> Vec<(String, String)> {
-        let proxy = PROXY_ENVIRONMENT.iter().filter(|_| self.proxy);
-        let env = ENVIRONMENT.iter().chain(proxy);
-        env.map(|(name, value)| ((*name).into(), (*value).into())).collect()
+    fn env() -> Vec<(String, String)> {
+        ENVIRONMENT.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
     }
 
     fn cwd(&self) -> Result<String, Failure> {
@@ -195,6 +191,12 @@ pub const RUN_HEADER: &str = "x-gateway-run";
 
 /// The variable from which Codex takes that secret, so that it is in no argv.
 const RUN_VARIABLE: &str = "CODEX_GATEWAY_RUN";
+
+/// Names the proxy in the environment of Codex and what it starts.
+pub fn reach_proxy(request: &mut SpawnRequest) {
+    let variables = PROXY_ENVIRONMENT.iter();
+    request.env.extend(variables.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+}
 
 /// Tells Codex that the gateway is at `port` of the loopback interface and asks for `secret`.
 pub fn reach_gateway(request: &mut SpawnRequest, port: u16, secret: &str) {
@@ -319,8 +321,9 @@ mod tests {
     #[test]
     fn the_way_to_a_gateway_elsewhere_has_its_secret_in_the_environment_alone() {
         let mut request = CodexCommand::default().spawn_request("n").unwrap();
-        let proxied = CodexCommand { proxy: true, ..CodexCommand::default() };
-        let proxied = proxied.spawn_request("n").unwrap().env;
+        let mut proxied = CodexCommand::default().spawn_request("n").unwrap();
+        reach_proxy(&mut proxied);
+        let proxied = proxied.env;
         for (env, want) in [(&request.env, false), (&proxied, true)] {
             assert_eq!(env.iter().any(|(name, _)| name == "https_proxy"), want);
         }

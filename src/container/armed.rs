@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, ContainerConfig, NetworkConfig};
-use crate::engine::{ContainerId, Engine, EngineError, Happened};
+use crate::engine::{ContainerId, Engine, EngineError, Happened, Network};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
 use crate::keeper::wire::{ArmRequest, Fingerprint, IgnoredTotal, ResetRequest};
@@ -34,6 +35,13 @@ const EVENT_WAIT: Duration = Duration::from_millis(200);
 
 /// How long a reset may take; most of it is deleting files.
 const RESET_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Resets that are under way at once: they are work for the processors, which the calls that came
+/// with those that just ended need first.
+static RESETS: Semaphore = Semaphore::const_new(2);
+
+/// How long a reset waits for its turn at most, since those before it may wait for a disk.
+const RESET_TURN: Duration = Duration::from_millis(500);
 
 /// An armed container: the stream to its keeper, and what it was like when it was armed.
 #[derive(Debug)]
@@ -95,6 +103,11 @@ impl ArmedContainer {
         self.keep_built = keep;
     }
 
+    /// The network it was started with.
+    pub fn network(&self) -> &Network {
+        &self.origin.profile.network.mode
+    }
+
     /// What it holds of a workspace.
     pub fn held(&self) -> Option<&Held> {
         self.held.as_ref()
@@ -143,6 +156,10 @@ impl Pooled for ArmedContainer {
             && self.keeper.silent_for() < SILENCE_IDLE
     }
 
+    fn silent_in(&self) -> Duration {
+        SILENCE_IDLE.saturating_sub(self.keeper.silent_for())
+    }
+
     fn lost(&self) -> BoxFuture<'static, String> {
         let (lost, mark) = (self.keeper.watch_loss(), Arc::clone(&self.mark));
         Box::pin(async move {
@@ -158,6 +175,7 @@ impl Pooled for ArmedContainer {
             // The pool leases it for one workspace only, which is what allows to keep build state.
             let reset =
                 ResetRequest { keep_ignored: self.keep_built, keep_tree: self.held.is_some() };
+            let _turn = tokio::time::timeout(RESET_TURN, RESETS.acquire()).await;
             self.reset_with(reset).await
         })
     }
@@ -429,7 +447,7 @@ impl Profile {
 
 #[cfg(test)]
 impl Profile {
-    fn harmless() -> Self {
+    pub(crate) fn harmless() -> Self {
         let container = super::spec::tests::config();
         Self { container, network: NetworkConfig::default(), host_paths: HostPaths::default() }
     }

@@ -6,11 +6,13 @@
 //!
 //! ```text
 //!  engine ── events ──> watch ── of a container of ours ──> its Mark ──> the pool finds it unfit
-//!             ▲           │ the connection ends
-//!             └─ backoff ─┘
+//!             ▲           │ the connection ends                ▲
+//!             └─ backoff ─┘                                    │
+//!                └─ connected again ── list: what it is not as it was ─┘
 //! ```
 //!
-//! What is said while no connection is there is missed; then the heartbeats are what is left.
+//! What is said while no connection is there is missed; so after each new one the engine is asked
+//! once what its containers are.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
@@ -18,6 +20,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,6 +32,9 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 
 /// The longest wait.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
+
+/// A connection that held for so long was a good one: the wait after it is the first again.
+const GOOD: Duration = Duration::from_secs(10);
 
 /// What the engine said against one container.
 #[derive(Debug, Default)]
@@ -81,6 +87,13 @@ impl Marks {
         mark
     }
 
+    /// Those that are there now.
+    fn known(&self) -> Vec<ContainerId> {
+        let marks = self.0.lock();
+        let there = marks.iter().filter(|(_, mark)| mark.strong_count() > 0);
+        there.map(|(id, _)| id.clone()).collect()
+    }
+
     /// Notes an event.
     pub(super) fn note(&self, event: &Event) {
         let mark = self.0.lock().get(&event.id).and_then(Weak::upgrade);
@@ -88,6 +101,26 @@ impl Marks {
             tracing::debug!(container = %event.id, what = ?event.what, "told by the engine");
             mark.set(event.what);
         }
+    }
+}
+
+/// Notes what became of the containers while nobody listened. Those that are started meanwhile are
+/// not looked at, since the list may be of before.
+async fn catch_up(engine: &dyn Engine, marks: &Marks) {
+    let known = marks.known();
+    let listed = match engine.list(label::OWNER).await {
+        Ok(listed) => listed,
+        Err(error) => return tracing::debug!(%error, "no list"),
+    };
+    let states: HashMap<_, _> = listed.iter().map(|it| (&it.id, it.state.as_str())).collect();
+    for id in known {
+        let what = match states.get(&id).copied() {
+            None => Happened::Removed,
+            Some("paused") => Happened::Paused,
+            Some("exited" | "dead" | "removing" | "stopped") => Happened::Ended,
+            Some(_) => continue,
+        };
+        marks.note(&Event { id, what });
     }
 }
 
@@ -100,12 +133,19 @@ pub(super) fn watch(
 ) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let mut backoff = FIRST_BACKOFF;
+        let mut first = true;
         loop {
             match engine.events(label::OWNER, &owner).await {
                 Ok(mut events) => {
+                    let since = Instant::now();
+                    if !std::mem::take(&mut first) {
+                        catch_up(&*engine, &marks).await;
+                    }
                     while let Some(event) = events.next().await {
-                        backoff = FIRST_BACKOFF;
                         marks.note(&event);
+                    }
+                    if since.elapsed() >= GOOD {
+                        backoff = FIRST_BACKOFF;
                     }
                     tracing::debug!("the engine's events ended");
                 }

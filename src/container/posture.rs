@@ -397,4 +397,4 @@ fn expected(spec: &ContainerSpec, mount: &WritableMount) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,6 +16,7 @@ mod events;
 mod failure;
 mod listing;
 mod podman;
+mod removal;
 mod stream;
 mod version;
 mod volumes;
@@ -29,7 +30,7 @@ use std::time::Duration;
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::ContainerCreateBody;
 use bollard::query_parameters::{
-    CreateContainerOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
+    CreateContainerOptions, ListContainersOptions, StartContainerOptions,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures::future::BoxFuture;
@@ -37,7 +38,7 @@ use parking_lot::Mutex;
 use tokio::net::{TcpStream, UnixStream};
 
 pub use self::endpoint::{Address, Endpoint, Origin};
-use self::failure::{failed, is_between_states, is_gone};
+use self::failure::failed;
 use self::stream::ExecStream;
 use self::version::{API_OLDEST, settle, versioned};
 use crate::engine::{
@@ -47,12 +48,6 @@ use crate::engine::{
 
 /// Bytes that are taken from the connection at once. The engine sends messages of up to 32 KiB.
 const READ_CAPACITY: usize = 64 * 1024;
-
-/// How often a removal is tried while the container is between two states.
-const REMOVALS: u32 = 6;
-
-/// The wait after the first of them; each is twice as long as the one before.
-const BETWEEN_REMOVALS: Duration = Duration::from_millis(50);
 
 /// The name under which Podman is known; what it wants otherwise is in [`podman`].
 const PODMAN: &str = "podman";
@@ -289,25 +284,11 @@ impl DockerEngine {
 
     async fn remove_by(&self, name_or_id: &str) -> Result<(), EngineError> {
         self.bounded("remove a container", async {
-            let docker = self.docker().await?;
-            let options = RemoveContainerOptions { force: true, v: true, link: false };
-            let mut wait = BETWEEN_REMOVALS;
-            for left in (0..REMOVALS).rev() {
-                match docker.remove_container(name_or_id, Some(options.clone())).await {
-                    Ok(()) => break,
-                    Err(error) if is_gone(&error) => break,
-                    Err(error) if left > 0 && is_between_states(&error) => {
-                        tokio::time::sleep(wait).await;
-                        wait *= 2;
-                    }
-                    Err(error) => {
-                        let id = ContainerId(name_or_id.to_owned());
-                        let endpoint = &self.shared.endpoint;
-                        return Err(failed("remove a container", Some(&id), error, endpoint));
-                    }
-                }
-            }
-            Ok(())
+            let removed = removal::remove(&self.docker().await?, name_or_id).await;
+            removed.map_err(|error| {
+                let id = ContainerId(name_or_id.to_owned());
+                failed("remove a container", Some(&id), error, &self.shared.endpoint)
+            })
         })
         .await
     }

@@ -15,22 +15,7 @@ use crate::keeper::wire::SpawnRequest;
 
 use super::output::Running;
 use super::progress::ProgressSender;
-
-/// Why Codex is not running any more.
-pub(super) enum Stop {
-    /// It ended by itself.
-    Ended,
-    /// The call's timeout ran out.
-    TimedOut,
-    /// The caller cancelled.
-    Cancelled,
-    /// It used more than so many tokens.
-    OverTokens(u64),
-    /// The container was lost.
-    Lost(KeeperError),
-    /// It did not begin.
-    NotStarted(KeeperError),
-}
+use super::stop::Stop;
 
 /// What Codex is started with. Checked before there is a container.
 #[derive(Debug)]
@@ -62,12 +47,16 @@ impl Start {
         &self.exec.nonce
     }
 
-    /// The same for a container whose gateway is elsewhere.
-    pub(super) fn reaching(&self, gateway: Option<(u16, &str)>) -> Self {
+    /// The same for a container whose gateway is elsewhere, or in which there is a proxy.
+    pub(super) fn reaching(&self, gateway: Option<(u16, &str)>, proxy: bool) -> Self {
         let (mut exec, mut app_server) = (self.exec.clone(), self.app_server.clone());
-        if let Some((port, secret)) = gateway {
-            command::reach_gateway(&mut exec, port, secret);
-            command::reach_gateway(&mut app_server, port, secret);
+        for request in [&mut exec, &mut app_server] {
+            if let Some((port, secret)) = gateway {
+                command::reach_gateway(request, port, secret);
+            }
+            if proxy {
+                command::reach_proxy(request);
+            }
         }
         Self { way: self.way, command: self.command.clone(), exec, app_server }
     }

@@ -11,6 +11,7 @@ use crate::codex::command::CodexCommand;
 use crate::codex::exec::CodexRun;
 use crate::codex::log::LimitedLog;
 use crate::codex::outcome::{CodexOutcome, judge};
+use crate::config::NetworkConfig;
 use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
@@ -27,9 +28,10 @@ use crate::workspace::{Snapshot, Workspace};
 
 use super::call::{Mode, RunCall};
 use super::connections::{self, Ways};
-use super::following::{Start, Stop};
+use super::following::Start;
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Status};
+use super::stop::Stop;
 use super::told::{
     cancelled, gateway_notes, given_up, join, last_bytes, lost, not_started, over_tokens,
     timed_out, with_fate,
@@ -112,7 +114,6 @@ async fn prepare(
     let default_model = settings.config.codex.model.clone();
     let way = settings.config.codex.start;
     let owner = orchestrator.owner.clone();
-    let proxy = network::has_proxy(&settings.config.network);
     let (call, settings) = (call.clone(), Arc::clone(settings));
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
@@ -123,7 +124,6 @@ async fn prepare(
             model: call.model.clone().or(Some(default_model).filter(|model| !model.is_empty())),
             working_dir: workspace.working_dir.clone(),
             env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            proxy,
             output_schema: None,
         };
         let start = Start::new(way, command, &uuid::Uuid::new_v4().to_string())?;
@@ -168,10 +168,14 @@ impl Job<'_> {
             Ok(run) => run,
             Err(failure) => {
                 drop(keeper);
-                lease.settle(JobEnd::Lost);
+                lease.settle(match failure.kind {
+                    ErrorKind::ContainerLost => JobEnd::Lost,
+                    _ => JobEnd::NotStarted,
+                });
                 return Err(failure);
             }
         };
+        let was_ended = stop.is_by_us();
         let (end, mut failure) = self.judge(&stop, &outcome);
         self.tell(&outcome, failure.as_ref(), &prepared.gateway);
         if matches!(stop, Stop::Lost(_)) {
@@ -206,9 +210,11 @@ impl Job<'_> {
                 lease.settle(end);
                 // The first thing that went wrong is what the caller is told.
                 return Err(match failure {
-                    Some(failure) => {
-                        with_fate(failure, "what Codex had changed could not be collected")
-                    }
+                    Some(failure) => with_fate(
+                        failure,
+                        was_ended,
+                        "what Codex had changed could not be collected",
+                    ),
                     None => collect_failure,
                 });
             }
@@ -233,7 +239,7 @@ impl Job<'_> {
             Ok(kept) => kept,
             Err(error) => {
                 let fate = "what Codex had changed could not be recorded";
-                return Err(failure.map_or(error, |failure| with_fate(failure, fate)));
+                return Err(failure.map_or(error, |failure| with_fate(failure, was_ended, fate)));
             }
         };
         let proposed = self.call.mode == Mode::Suggest && failure.is_none();
@@ -249,7 +255,7 @@ impl Job<'_> {
             ChangesState::None => "Codex had changed nothing",
             _ => "what Codex had changed is held: look at it with codex_run_diff",
         };
-        failure.or(kept.failure).map_or(Ok(()), |failure| Err(with_fate(failure, fate)))
+        failure.or(kept.failure).map_or(Ok(()), |failure| Err(with_fate(failure, was_ended, fate)))
     }
 
     /// Runs Codex until it ends, its time is over, or the caller cancels; then ends every process
@@ -262,6 +268,9 @@ impl Job<'_> {
     ) -> Result<(Stop, CodexOutcome), Failure> {
         self.progress.say("Starting Codex");
         let config = &self.settings.config;
+        // The container's own: the settings may have changed since it was started.
+        let mode = lease.container().network().clone();
+        let network = NetworkConfig { mode, ..config.network.clone() };
         let log = |path| {
             File::create(path).map(|file| LimitedLog::new(file, config.runs.log_limit)).map_err(
                 |error| {
@@ -280,8 +289,8 @@ impl Job<'_> {
         // What listens there is reached by every program of the host.
         let elsewhere =
             lease.container().gateway_port().map(|port| (port, uuid::Uuid::new_v4().to_string()));
-        let start =
-            prepared.start.reaching(elsewhere.as_ref().map(|(port, secret)| (*port, &**secret)));
+        let gateway = elsewhere.as_ref().map(|(port, secret)| (*port, &**secret));
+        let start = prepared.start.reaching(gateway, network::has_proxy(&network));
         if let Some((_, secret)) = elsewhere {
             traffic = traffic.requiring(secret);
         }
@@ -289,7 +298,7 @@ impl Job<'_> {
         let ways = Ways {
             gateway: &prepared.gateway,
             traffic: traffic.clone(),
-            proxy: connections::proxy(&config.network)?,
+            proxy: connections::proxy(&network)?,
         };
         let mut notes = Vec::new();
         let stop = {

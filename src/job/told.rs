@@ -34,15 +34,12 @@ pub(super) fn timed_out(timeout: Duration) -> Failure {
     )
 }
 
-/// What the beginning of the sentence about a run is that used too many tokens.
-const OVER_TOKENS: &str = "the run was ended after";
-
 /// What a caller is told whose run used more tokens than it may.
 pub(super) fn over_tokens(used: u64, limit: u64) -> Failure {
     Failure::new(
         ErrorKind::CodexFailed,
         format!(
-            "{OVER_TOKENS} about {used} tokens, over run.max_tokens ({limit}); raise it or give it \
+            "the run was ended after about {used} tokens, over run.max_tokens ({limit}); raise it or give it \
              less to do at once"
         ),
     )
@@ -103,10 +100,9 @@ pub(super) fn lost(error: &KeeperError) -> Failure {
     failure
 }
 
-/// Adds what became of the changes to the sentence of a run that somebody ended.
-pub(super) fn with_fate(mut failure: Failure, fate: &str) -> Failure {
-    let ended = matches!(failure.kind, ErrorKind::TimedOut | ErrorKind::Cancelled);
-    if ended || failure.sentence.starts_with(OVER_TOKENS) {
+/// Adds what became of the changes to the sentence of a run that `was_ended` by somebody.
+pub(super) fn with_fate(mut failure: Failure, was_ended: bool, fate: &str) -> Failure {
+    if was_ended || failure.kind == ErrorKind::Cancelled {
         failure.sentence.push_str("; ");
         failure.sentence.push_str(fate);
     }

@@ -1,6 +1,7 @@
 //! Where a pool's containers come from, as far as the pool has to know it.
 
 use std::fmt;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::Serialize;
@@ -39,6 +40,12 @@ pub trait Pooled: fmt::Debug + Send + Sync + 'static {
 
     /// Where it notes what it holds of a workspace.
     fn note(&self) -> &Note;
+
+    /// How long until it may be found not [`answering`](Self::answering) if it says nothing more, so
+    /// that the pool looks again then; asks nobody.
+    fn silent_in(&self) -> Duration {
+        Duration::MAX
+    }
 
     /// Resolves with the reason when the container is lost. Does not keep the stream open.
     fn lost(&self) -> BoxFuture<'static, String>;

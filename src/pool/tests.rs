@@ -2,6 +2,7 @@
 
 mod changing;
 mod copies;
+mod engine;
 mod failing;
 mod fake;
 mod findings;

@@ -25,6 +25,9 @@ use super::{Member, Shared, Slot};
 /// often with a short `pool.idle_ttl`.
 const INSPECTION: Duration = Duration::from_secs(30);
 
+/// The shortest wait for a silence: it counts ticks and not time, so it may be over a little later.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
 /// The pause between two removals of what is surplus: they are no work that is urgent.
 const GENTLE: Duration = Duration::from_secs(1);
 
@@ -67,6 +70,9 @@ fn step<S: Source>(shared: &Arc<Shared<S>>) -> Option<Duration> {
         if let Some(oldest) = state.idle.iter().map(|member| member.armed_at.elapsed()).max() {
             wait = wait.min(policy.max_age.saturating_sub(oldest));
         }
+        // Silence is no event: it is looked for when it may be over the limit.
+        let silent_in = state.idle.iter().map(|member| member.container.silent_in()).min();
+        wait = wait.min(silent_in.map_or(wait, |silent_in| silent_in.max(A_MOMENT)));
         shared.resize(config.max_size);
         while shared.slots.status().size > config.max_size + shared.dying(&state) {
             let Some(index) = least_wanted(shared, &state) else { break };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use mcp_codex_orchestrator::config::RunConfig;
+use mcp_codex_orchestrator::config::{NetworkConfig, RunConfig};
 use mcp_codex_orchestrator::failure::{ErrorKind, Failure};
 use mcp_codex_orchestrator::job::Jobs;
 use mcp_codex_orchestrator::job::call::{ApplyCall, DiffCall, RunCall, UndoCall};
@@ -99,6 +99,10 @@ impl Jobs for Script {
 
     fn limits(&self) -> RunConfig {
         limits()
+    }
+
+    fn network(&self) -> NetworkConfig {
+        NetworkConfig::default()
     }
 
     fn pool_status(&self) -> PoolStatus {

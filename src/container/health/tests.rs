@@ -3,6 +3,7 @@ use futures::future::BoxFuture;
 
 use super::*;
 use crate::container::ArmedContainer;
+use crate::engine::Listed;
 use crate::engine::fake::{FakeEngine, Manner, Verb};
 use crate::keeper::loopback::harmless;
 use crate::pool::Pool;
@@ -98,10 +99,30 @@ async fn what_the_engine_says_is_noted_also_after_its_connection_was_cut() {
     let calls = engine.calls();
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!((60..200).contains(&(engine.calls() - calls)), "{}", engine.calls() - calls);
+    // What happened meanwhile is seen afterwards, and nothing against those that are as they were.
+    let (three, four) = (marks.add(&id(3)), marks.add(&id(4)));
+    for (number, state) in [(2, "running"), (3, "paused")] {
+        let labels = [(label::OWNER.to_owned(), "me".to_owned())].into();
+        engine.insert(Listed { id: id(number), labels, state: state.to_owned() });
+    }
     engine.set(Verb::Events, Manner::Ok);
     connected().await;
+    assert!(sentence(three.told().await).contains("paused"));
+    assert!(sentence(four.told().await).contains("removed"));
+    assert_eq!(two.get(), None);
     engine.tell(event(2, Happened::OutOfMemory));
     assert!(sentence(two.told().await).contains("memory"));
+    // A connection that held is followed by the next one soon, whatever was before it.
+    tokio::time::sleep(GOOD).await;
+    engine.cut_events();
+    let cut = Instant::now();
+    connected().await;
+    assert!(cut.elapsed() < Duration::from_secs(35), "{:?}", cut.elapsed());
+    tokio::time::sleep(GOOD).await;
+    engine.cut_events();
+    let cut = Instant::now();
+    connected().await;
+    assert!(cut.elapsed() < 2 * FIRST_BACKOFF, "{:?}", cut.elapsed());
     drop(watching);
     while engine.watchers() > 0 {
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -8,7 +8,7 @@ fn asked() -> ContainerSpec {
 }
 
 /// What a container that is as asked reports.
-fn good() -> Posture {
+pub(crate) fn good() -> Posture {
     let spec = asked();
     let tmpfs = spec.tmpfs.iter().map(|place| WritableMount {
         path: place.path.clone(),

@@ -19,15 +19,15 @@ pub(super) fn is_missing_image(error: &Error) -> bool {
         if message.to_lowercase().contains("no such image"))
 }
 
-/// Whether a removal that failed has nothing left to do: gone, or going.
+/// Whether a removal that failed has nothing left to do.
 pub(super) fn is_gone(error: &Error) -> bool {
-    match error {
-        Error::DockerResponseServerError { status_code: 404, .. } => true,
-        Error::DockerResponseServerError { status_code: 409, message } => {
-            message.contains("already in progress")
-        }
-        _ => false,
-    }
+    status(error) == Some(404)
+}
+
+/// Whether the engine is removing the container already, as it does by itself with one that ended.
+pub(super) fn is_going(error: &Error) -> bool {
+    matches!(error, Error::DockerResponseServerError { status_code: 409, message }
+        if message.contains("already in progress"))
 }
 
 /// Whether a removal met a container that has ended and that Podman is just taking down by itself.
@@ -105,10 +105,12 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_is_gone_or_going_needs_no_removal() {
+    fn a_container_that_is_going_is_not_gone() {
         assert!(is_gone(&response(404, "No such container: x")));
-        assert!(is_gone(&response(409, "removal of container x is already in progress")));
-        assert!(!is_gone(&response(409, "driver \"overlay2\" failed to remove root filesystem")));
+        let going = response(409, "removal of container x is already in progress");
+        assert!(is_going(&going) && !is_gone(&going));
+        let stuck = response(409, "driver \"overlay2\" failed to remove root filesystem");
+        assert!(!is_going(&stuck) && !is_gone(&stuck));
         assert!(!is_gone(&response(500, "")));
         assert!(is_between_states(&response(500, "container state improper: stopped")));
         assert!(!is_between_states(&response(500, "device or resource busy")));

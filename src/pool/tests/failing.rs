@@ -129,3 +129,27 @@ async fn an_engine_that_comes_back_is_found_without_a_call() {
     let status = pool.status();
     assert_eq!((status.idle, status.last_error), (1, None));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_removed_gives_its_slot_back_and_is_removed_when_it_can_be() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(0, 1));
+    let lease = pool.acquire(key(1)).await.unwrap();
+    *source.0.remove.lock() = Gate::Err;
+    drop(lease);
+    // The next call does not wait for it.
+    let began = Instant::now();
+    let lease = pool.acquire(key(2)).await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    assert_eq!(source.alive(), 2);
+    *source.0.remove.lock() = Gate::Ok;
+    tokio::time::sleep(Duration::from_secs(31)).await;
+    assert_eq!(source.alive(), 1);
+    // A pool that is closed does not wait for what cannot be removed.
+    *source.0.remove.lock() = Gate::Err;
+    drop(lease);
+    let began = Instant::now();
+    pool.drain().await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+}
