@@ -75,7 +75,10 @@ impl Stage {
             .filter(|(place, name)| {
                 let secret = self.secrets.iter().find(|secret| secret.name == *name).unwrap();
                 let may = secret.may.iter().any(|may| place.starts_with(may));
-                !may || (!running && place.starts_with("container/") && !secret.stays)
+                // The copy of the workspace waits in its container for the next run.
+                let waits = place.starts_with("container/file/app/");
+                let leaves = place.starts_with("container/") && !secret.stays && !waits;
+                !may || (!running && leaves)
             })
             .collect();
         assert!(wrong.is_empty(), "{when}, secrets are where they may not be: {wrong:#?}");

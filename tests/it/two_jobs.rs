@@ -24,7 +24,11 @@ struct Servers {
 
 impl Servers {
     async fn start(count: usize, script: Script) -> Self {
-        let options = || Options::default().set("pool", "min_idle = 2");
+        Self::start_with(count, script, Options::default()).await
+    }
+
+    async fn start_with(count: usize, script: Script, options: Options) -> Self {
+        let options = || options.clone().set("pool", "min_idle = 2");
         let mut first = Server::start(script.clone(), options()).await;
         while first.ready().await["idle"] != 2 {}
         let mut second = None;
@@ -103,7 +107,10 @@ async fn a_change_set_is_never_seen_half(servers: usize) {
     for text in rounds {
         script = script.with(text, vec![Step::run(write_all(text)), Step::Say("Done.".into())]);
     }
-    let mut servers = Servers::start(servers, script).await;
+    // Each run sends everything, which takes its time.
+    let whole = Options::default().set("workspace", "warm = false");
+    let whole = whole.set("pool", "recycle = \"destroy\"");
+    let mut servers = Servers::start_with(servers, script, whole).await;
     make_many(&servers.first);
     for (round, text) in rounds.into_iter().enumerate() {
         let held = json!({"prompt": text, "mode": "suggest"});
