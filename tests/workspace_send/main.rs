@@ -204,6 +204,12 @@ impl Seen {
         }
     }
 
+    fn forget_mode(&mut self) {
+        if let Self::File { executable, .. } = self {
+            *executable = false;
+        }
+    }
+
     fn forget_time(&mut self) {
         if let Self::File { mtime, .. } = self {
             *mtime = 0;

@@ -8,6 +8,8 @@ mod edit;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,16 +95,31 @@ impl Ground {
         let parts = Parts { run: &id, folder: &folder, state: &state };
         apply(&self.workspace, &mut set, &[], OnConflict::HoldAll, &parts).unwrap();
         if meanwhile.is_empty() && set.changes.iter().all(|change| !change.is_waiting()) {
+            let shared = self.several_names();
             let [host, inside] = [self.tree.path(), self.container.path()].map(|root| {
                 let mut tree = timeless(listing(root));
                 // Git ignores the directories of this name, which stay where they are.
                 let stays =
                     |path: &[u8]| path.split(|byte| *byte == b'/').any(|name| name == b"bx");
                 tree.retain(|path, _| !path.starts_with(b".git") && !stays(path));
+                for path in &shared {
+                    tree.entry(path.clone()).and_modify(Seen::forget_mode);
+                }
                 tree
             });
             assert_same(&host, &inside);
         }
+    }
+
+    /// Files of the host that have several names there. The executable bit is one for all of them,
+    /// and inside each name is a file of its own.
+    fn several_names(&self) -> Vec<Vec<u8>> {
+        let paths = listing(self.tree.path()).into_keys();
+        let is_shared = |path: &Vec<u8>| {
+            let path = self.tree.path().join(std::ffi::OsStr::from_bytes(path));
+            fs::symlink_metadata(path).is_ok_and(|stat| stat.is_file() && stat.nlink() > 1)
+        };
+        paths.filter(is_shared).collect()
     }
 
     fn reset(&mut self, doubted: impl Fn(usize) -> bool) {

@@ -160,6 +160,9 @@ fn deny_exchanges() -> io::Result<()> {
         step(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EOPNOTSUPP as u32, 0, 0),
     ];
     let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+    // Without it the kernel takes a filter from root alone. It is in force already, unless the engine
+    // does not do as it is asked, and then the posture is to tell.
+    rustix::thread::set_no_new_privs(true)?;
     #[expect(unsafe_code, reason = "the kernel copies the filter before the call returns")]
     let result = unsafe {
         libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program, 0, 0)
