@@ -156,6 +156,7 @@ impl Job<'_> {
                 let end = match failure.kind {
                     ErrorKind::Cancelled => JobEnd::Cancelled,
                     ErrorKind::ContainerLost => JobEnd::Lost,
+                    ErrorKind::DiskFull => JobEnd::DiskFull,
                     _ => JobEnd::TransferFailed,
                 };
                 drop(keeper);
