@@ -1,5 +1,6 @@
-//! Writes a tree from a tar stream, or what differs into the tree that is there; every file as a new
-//! inode.
+//! Writes a tree from a tar stream, or what differs into the tree that is there. A file that is there
+//! and has no other name is written anew in its place, any other as a new inode; no process is there
+//! that could have it open.
 //!
 //! Runs on a thread with uid 1000's credentials, so that the kernel itself keeps a bad path from
 //! doing harm; paths are checked and opened component by component all the same, never through a
@@ -253,9 +254,14 @@ impl Writer<'_> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
-        // A file that changed while the host read it comes again, and the later one counts.
-        if matches!(opened, Err(Errno::EXIST)) && self.clear(path, name, true)? {
-            opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
+        let mut before = 0;
+        if matches!(opened, Err(Errno::EXIST)) {
+            if let Some((file, size)) = self.open_earlier(path, name, mode) {
+                (opened, before) = (Ok(file), size);
+            } else if self.clear(path, name, true)? {
+                // A file that changed while the host read it comes again, and the later one counts.
+                opened = fs::openat(self.parent(), name, flags, Mode::from_raw_mode(mode));
+            }
         }
         let mut file = std::fs::File::from(opened.doing(&doing)?);
         let mut hash = self.hashes(entry.size()).then(blake3::Hasher::new);
@@ -273,6 +279,9 @@ impl Writer<'_> {
             left -= came as u64;
             self.report.bytes += came as u64;
         }
+        if before > entry.size() {
+            file.set_len(entry.size()).doing(&doing)?;
+        }
         let seconds = entry.header().mtime().unwrap_or(0);
         let time = Timespec { tv_sec: i64::try_from(seconds).unwrap_or(0), tv_nsec: 0 };
         fs::futimens(&file, &Timestamps { last_access: time, last_modification: time })
@@ -281,6 +290,26 @@ impl Writer<'_> {
         let hash = hash.map(|hash| Box::new(*hash.finalize().as_bytes()));
         self.note(path, Kind::File, &stat, hash);
         Ok(())
+    }
+
+    /// Opens a file of an earlier put to be written anew, with its size: another inode for the same
+    /// path would cost more than its bytes. `None` if it is not alone in being what was put there.
+    fn open_earlier(&mut self, path: &RelPath, name: &CStr, mode: u32) -> Option<(OwnedFd, u64)> {
+        let Some(Of::Earlier(entry)) = self.nodes.get(path.as_bytes()) else { return None };
+        let (kind, inode, same_mode) = (entry.kind, entry.inode, u32::from(entry.mode) == mode);
+        // Not cut at once: some file systems begin to write a file out that was emptied before.
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = fs::openat(self.parent(), name, flags, Mode::empty()).ok()?;
+        let stat = fs::fstat(&file).ok()?;
+        let alone = stat.st_ino == inode && stat.st_nlink == 1;
+        if kind != Kind::File || !fs::FileType::from_raw_mode(stat.st_mode).is_file() || !alone {
+            return None;
+        }
+        if !same_mode {
+            fs::fchmod(&file, Mode::from_raw_mode(mode)).ok()?;
+        }
+        self.nodes.forget(path.as_bytes());
+        Some((file, u64::try_from(stat.st_size).ok()?))
     }
 
     /// Takes a file back that the host began to send and could not finish.

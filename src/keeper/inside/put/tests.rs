@@ -91,7 +91,7 @@ fn nothing_that_differs_changes_nothing() {
 }
 
 #[test]
-fn what_comes_replaces_what_was_put_as_a_new_inode() {
+fn what_comes_replaces_what_was_put() {
     let mut before = 0;
     let (place, done) = delta(|tar| {
         add(tar, EntryType::Regular, 0o755, "f", "new");
@@ -122,7 +122,27 @@ fn what_comes_replaces_what_was_put_as_a_new_inode() {
 }
 
 #[test]
-fn a_file_is_not_written_in_place() {
+fn a_file_is_written_anew_in_its_place_and_nothing_of_what_it_was_is_left() {
+    let (place, base) = put(|tar| add(tar, EntryType::Regular, 0o755, "f", "long before"));
+    let inode = || std::fs::metadata(place.path().join("f")).unwrap().ino();
+    let before = inode();
+    let root = std::fs::File::open(place.path()).unwrap();
+    let mut manifest = base.unwrap();
+    for (mode, text) in [(0o644, "short"), (0o644, ""), (0o755, "longer than before")] {
+        let mut builder = tar::Builder::new(Vec::new());
+        add(&mut builder, EntryType::Regular, mode, "f", text);
+        let bytes = builder.into_inner().unwrap();
+        manifest = write(root.as_fd(), &mut &bytes[..], false, manifest, None).unwrap().manifest;
+        assert_eq!(std::fs::read_to_string(place.path().join("f")).unwrap(), text);
+        assert_eq!((mode_of(&place, "f"), inode()), (mode, before));
+        let entry = manifest.get(manifest.find(b"f").unwrap()).unwrap();
+        assert_eq!((entry.inode, entry.size), (before, text.len() as u64));
+        assert_eq!(u32::from(entry.mode), mode);
+    }
+}
+
+#[test]
+fn a_file_with_another_name_is_not_written_in_its_place() {
     let (place, base) = put(first);
     let other = place.path().join("other");
     std::fs::hard_link(place.path().join("f"), &other).unwrap();
