@@ -45,12 +45,20 @@ pub enum ErrorKind {
     ContainerLost,
     /// The container's memory limit was hit and a process of the run was killed.
     OutOfMemory,
-    /// The run filled the container's writable places.
+    /// No room was left on the engine's disk, or the run filled the container's writable places.
     DiskFull,
     /// The change set is whole but could not be written to the workspace; it is held.
     ApplyFailed,
     /// A defect of ours.
     Internal,
+}
+
+/// What to do when the engine's disk is full.
+pub(crate) const MAKE_ROOM: &str = "make room on the engine's disk (docker system df shows it)";
+
+/// Whether the reason that an engine or a keeper gives is a full disk.
+pub(crate) fn is_full_disk(reason: &str) -> bool {
+    reason.to_lowercase().contains("no space left on device")
 }
 
 impl ErrorKind {

@@ -14,8 +14,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::events::cut;
-use crate::failure::{ErrorKind, Failure};
-use crate::keeper::wire::ExitReport;
+use crate::failure::{ErrorKind, Failure, MAKE_ROOM};
+use crate::keeper::wire::{ExitReport, WORKSPACE};
 use crate::model::redact;
 
 /// The longest error text in a sentence, in bytes.
@@ -114,10 +114,15 @@ pub fn judge(outcome: &CodexOutcome) -> Result<(), Failure> {
         );
     };
     if let Some(place) = &exit.disk_full {
+        let on_disk = place == WORKSPACE || place == "/cache";
+        let room = if on_disk { MAKE_ROOM } else { "raise container.memory" };
         let place = cut(place, MAX_ERROR);
         return fail(
             ErrorKind::DiskFull,
-            format!("the run filled {place} in its container and was ended; let it write less"),
+            format!(
+                "no room was left in {place} of the run's container and it was ended; let it write \
+                 less, or {room}"
+            ),
         );
     }
     if let Some(missing) = &outcome.unusable

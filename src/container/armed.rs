@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, ContainerConfig, NetworkConfig};
 use crate::engine::{ContainerId, Engine, EngineError, Happened, Network};
-use crate::failure::{ErrorKind, Failure};
+use crate::failure::{ErrorKind, Failure, MAKE_ROOM, is_full_disk};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
 use crate::keeper::wire::{ArmRequest, Fingerprint, IgnoredTotal, ResetRequest};
 use crate::network;
@@ -398,11 +398,9 @@ impl Source for Starter {
 /// The kind under which a caller knows an engine's error.
 fn engine_failure(error: EngineError) -> Failure {
     if let EngineError::Failed { reason, .. } = &error
-        && reason.to_lowercase().contains("no space left on device")
+        && is_full_disk(reason)
     {
-        let sentence =
-            format!("{error}; make room on the engine's disk (docker system df shows it)");
-        return Failure::new(ErrorKind::DiskFull, sentence);
+        return Failure::new(ErrorKind::DiskFull, format!("{error}; {MAKE_ROOM}"));
     }
     let kind = match &error {
         EngineError::ImageMissing { .. } => ErrorKind::ImageMissing,
@@ -425,6 +423,10 @@ fn keeper_error(error: KeeperError) -> StartError {
             sentence: format!(
                 "{error}; rebuild the image with `mcp-codex-orchestrator image build`"
             ),
+        },
+        KeeperError::Refused(reason) if is_full_disk(&reason) => StartError {
+            kind: ErrorKind::DiskFull,
+            sentence: format!("a container could not be made ready ({reason}); {MAKE_ROOM}"),
         },
         other => StartError { kind: ErrorKind::ContainerLost, sentence: other.to_string() },
     }

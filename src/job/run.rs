@@ -133,6 +133,10 @@ async fn prepare(
     .await
 }
 
+/// What is told of a run that went on without what was killed in it.
+const MEMORY: &str = "a process of the run was killed at the memory limit of its container, and \
+                      Codex went on without it; raise container.memory if it was needed";
+
 /// One run under way.
 struct Job<'a> {
     orchestrator: &'a Orchestrator,
@@ -152,10 +156,16 @@ impl Job<'_> {
         let keeper = lease.container().keeper();
         let snapshot = match self.send(&mut lease, &prepared.workspace).await {
             Ok(snapshot) => snapshot,
-            Err(failure) => {
+            Err(mut failure) => {
+                if failure.kind == ErrorKind::ContainerLost
+                    && let Some(said) = lease.container().said_against().await
+                {
+                    failure = keeper_failure(KeeperError::Lost(said));
+                }
                 let end = match failure.kind {
                     ErrorKind::Cancelled => JobEnd::Cancelled,
                     ErrorKind::ContainerLost => JobEnd::Lost,
+                    ErrorKind::DiskFull => JobEnd::DiskFull,
                     _ => JobEnd::TransferFailed,
                 };
                 drop(keeper);
@@ -381,6 +391,9 @@ impl Job<'_> {
         // Redacted first: the cut might leave a part of what would be known as a secret.
         self.result.output = last_bytes(&gateway.redact(&output), limit);
         self.result.usage = outcome.usage;
+        if failure.is_none() && outcome.exit.as_ref().is_some_and(|exit| exit.out_of_memory) {
+            self.result.notes.push(MEMORY.to_owned());
+        }
     }
 
     /// Ends every process and takes in what changed.

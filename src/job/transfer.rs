@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_util::io::SyncIoBridge;
 
-use crate::failure::{ErrorKind, Failure};
+use crate::failure::{ErrorKind, Failure, MAKE_ROOM, is_full_disk};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::wire::{CollectReport, CollectRequest};
 use crate::record::Record;
@@ -126,6 +126,12 @@ impl From<ReceiveError> for Failure {
 
 /// The kind under which a caller knows a keeper's error during a job.
 pub(super) fn keeper_failure(error: KeeperError) -> Failure {
+    if let KeeperError::Refused(reason) = &error
+        && is_full_disk(reason)
+    {
+        let sentence = format!("{error}; {MAKE_ROOM}; the workspace is unchanged");
+        return Failure::new(ErrorKind::DiskFull, sentence);
+    }
     let kind = match &error {
         KeeperError::Lost(_) | KeeperError::Silent(_) => ErrorKind::ContainerLost,
         KeeperError::Protocol { .. } => ErrorKind::ImageOutdated,

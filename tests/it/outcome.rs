@@ -100,17 +100,74 @@ async fn a_container_killed_during_a_run_is_container_lost() {
 }
 
 #[tokio::test]
+async fn a_container_killed_while_the_workspace_is_sent_is_lost_and_no_file_is_touched() {
+    need_engine!();
+    let options = Options::default()
+        .set("pool", "min_idle = 1\nmax_size = 1")
+        .set("workspace", "warm = false");
+    let script = Script::always(vec![Step::Say("Done.".into())]);
+    let mut server = Server::start(script, options).await;
+    // Takes seconds to send, and no room here.
+    let large = std::fs::File::create(server.workspace.join("large")).unwrap();
+    large.set_len(1 << 30).unwrap();
+    server.ready().await;
+    let of = crate::support::docker::containers_of(server.pid).remove(0);
+    let container = of.split_whitespace().next().unwrap();
+    let (_, answer) = server.begin_call("codex_run", json!({"prompt": "work"})).await;
+    server.stage("Sending the workspace").await;
+    crate::support::docker::docker(&["kill", container]).unwrap();
+    let answer = crate::support::await_answer(answer, server.home.path()).await;
+    let result = &answer["result"]["structuredContent"];
+    assert_eq!(result["error_kind"], "container_lost", "{result}\n{}", server.log());
+    assert_eq!(result["status"], "failed", "{result}");
+    assert_eq!(result["retryable"], true, "{result}");
+    assert_eq!(result["changes_state"], "none", "{result}");
+    assert_eq!(result["container_id"], container, "{result}");
+    assert!(result["sent"].is_null(), "it was sent before: {result}");
+    let error = result["error"].as_str().unwrap();
+    assert!(error.ends_with("the workspace is unchanged, run it again"), "{error}");
+    assert!(error.contains("from outside"), "{error}");
+    // Codex was never asked for anything.
+    assert_eq!(server.model.as_ref().unwrap().requests().len(), 0);
+    drop(large);
+    std::fs::remove_file(server.workspace.join("large")).unwrap();
+    assert_eq!(crate::support::git(&server.workspace, &["status", "--porcelain"]), "");
+    let status = server.ready().await;
+    assert_eq!(status["destroyed"], json!({"lost": 1}), "{status}");
+    let result = server.run("again").await;
+    assert_eq!(result["success"], true, "{result}\n{}", server.log());
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn a_run_that_eats_the_memory_is_told_so_and_its_container_is_destroyed() {
     need_engine!();
+    // If the kernel kills the eater only, Codex goes on; here it takes Codex along.
+    let eat = "python3 -c 'x = bytearray(2_000_000_000); print(len(x))'";
     let script = Script::always(vec![
-        Step::run("python3 -c 'x = bytearray(2_000_000_000); print(len(x))'"),
+        Step::run(format!("{eat}; if [ -e both ]; then pkill -9 codex; fi")),
         Step::Say("done".into()),
     ]);
     let options = Options::default().set("container", "memory = \"768MiB\"");
     let mut server = Server::start(script, options).await;
     let result = server.run("eat").await;
+    assert_eq!(result["success"], true, "{result}\n{}", server.log());
+    let told = result["notes"].as_array().is_some_and(|notes| {
+        notes.iter().any(|note| note.as_str().unwrap().contains("killed at the memory limit"))
+    });
+    assert!(told, "{result}");
     let status = server.ready().await;
-    assert_eq!(status["destroyed"]["out_of_memory"], 1, "{result} {status}\n{}", server.log());
+    assert_eq!(status["destroyed"]["out_of_memory"], 1, "{status}\n{}", server.log());
+    server.write("both", "");
+    let before = tree(&server.workspace);
+    let result = server.run("eat").await;
+    assert_eq!(result["error_kind"], "out_of_memory", "{result}\n{}", server.log());
+    assert_eq!(result["status"], "failed", "{result}");
+    let error = result["error"].as_str().unwrap();
+    assert!(error.contains("container.memory"), "{error}");
+    assert_eq!(tree(&server.workspace), before);
+    let status = server.ready().await;
+    assert_eq!(status["destroyed"], json!({"out_of_memory": 2}), "{status}\n{}", server.log());
     server.stop().await;
 }
 

@@ -16,8 +16,8 @@ use crate::support::{Options, Server, await_answer, requests, tree};
 /// timeout of a run.
 const SOON: Duration = Duration::from_secs(30);
 
-/// Longer than an idle keeper waits for its host (15 s).
-const STILL: Duration = Duration::from_secs(18);
+/// A minute, which is also longer than an idle container may be silent (15 s).
+const STILL: Duration = Duration::from_secs(62);
 
 /// The container of the run that goes on, and the server.
 async fn running(script: Script) -> (Server, String, tokio::sync::oneshot::Receiver<Value>) {
@@ -91,47 +91,49 @@ fn freezer(container: &str) -> Option<(PathBuf, [&'static str; 2])> {
     std::fs::OpenOptions::new().write(true).open(&found.0).ok().map(|_| found)
 }
 
-/// Waits until the model was asked again, then lets the run end.
-async fn survives(server: &mut Server, answer: tokio::sync::oneshot::Receiver<Value>) {
+/// The run ends well, in the container that it began in, which is as good as before.
+async fn survives(
+    mut server: Server,
+    container: &str,
+    answer: tokio::sync::oneshot::Receiver<Value>,
+) {
     let answer = await_answer(answer, server.home.path()).await;
     let result = &answer["result"]["structuredContent"];
     assert_eq!(result["success"], true, "{result}\n{}", server.log());
+    assert_eq!(result["container_id"], container, "{result}");
+    assert_eq!(result["changes_state"], "applied", "{result}");
     assert_eq!(server.read("new.txt"), "new\n");
-}
-
-/// A run that outlasts [`STILL`].
-fn long() -> Script {
-    let seconds = STILL.as_secs() + 3;
-    Script::always(vec![
-        Step::run(format!("sleep {seconds}; echo new > new.txt")),
-        Step::Say("Done.".into()),
-    ])
-}
-
-#[tokio::test]
-async fn a_server_that_stood_still_for_longer_than_idle_keepers_wait_finds_its_run_alive() {
-    need_engine!();
-    prepare();
-    let (mut server, container, answer) = running(long()).await;
-    let pid = Pid::from_raw(server.pid.cast_signed()).unwrap();
-    kill_process(pid, Signal::STOP).unwrap();
-    tokio::time::sleep(STILL).await;
-    kill_process(pid, Signal::CONT).unwrap();
-    survives(&mut server, answer).await;
-    // It is as good as before.
     let status = server.ready().await;
     assert_eq!(status["destroyed"], json!({}), "{status}");
-    assert!(containers_of(server.pid)[0].starts_with(&container));
+    assert!(containers_of(server.pid)[0].starts_with(container));
     server.stop().await;
 }
 
+/// A command during which the server stands still, and what the model answers to it afterwards.
+fn script(seconds: u64) -> Script {
+    let command = format!("sleep {seconds}; echo new > new.txt");
+    Script::always(vec![Step::run(command), Step::Say("Done.".into())])
+}
+
 #[tokio::test]
-async fn a_server_and_its_container_that_are_frozen_together_go_on_together() {
+async fn a_server_that_stood_still_for_a_minute_finds_its_run_alive() {
     need_engine!();
     prepare();
-    let script =
-        Script::always(vec![Step::run("sleep 2; echo new > new.txt"), Step::Say("Done.".into())]);
-    let (mut server, container, answer) = running(script).await;
+    // Its end is told while nobody listens, and the model is asked once somebody does.
+    let (server, container, answer) = running(script(STILL.as_secs() / 2)).await;
+    let pid = Pid::from_raw(server.pid.cast_signed()).unwrap();
+    kill_process(pid, Signal::STOP).unwrap();
+    tokio::time::sleep(STILL).await;
+    assert_eq!(server.model.as_ref().unwrap().requests().len(), 1);
+    kill_process(pid, Signal::CONT).unwrap();
+    survives(server, &container, answer).await;
+}
+
+#[tokio::test]
+async fn a_server_and_its_container_that_are_frozen_together_for_a_minute_go_on_together() {
+    need_engine!();
+    prepare();
+    let (server, container, answer) = running(script(2)).await;
     let Some((switch, [on, off])) = freezer(&container) else {
         assert!(std::env::var_os("CODEX_TESTS_REQUIRE_ENGINE").is_none(), "no freezer");
         println!("skipped: the processes of a container cannot be frozen by this user");
@@ -141,10 +143,8 @@ async fn a_server_and_its_container_that_are_frozen_together_go_on_together() {
     kill_process(pid, Signal::STOP).unwrap();
     std::fs::write(&switch, on).unwrap();
     tokio::time::sleep(STILL).await;
+    assert_eq!(server.model.as_ref().unwrap().requests().len(), 1);
     std::fs::write(&switch, off).unwrap();
     kill_process(pid, Signal::CONT).unwrap();
-    survives(&mut server, answer).await;
-    let status = server.ready().await;
-    assert_eq!(status["destroyed"], json!({}), "{status}");
-    server.stop().await;
+    survives(server, &container, answer).await;
 }

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!   unshare ── namespaces (mounts, pids, network, IPC), /run empty ── held until this is dropped
-//!      └─ nsenter ── dockerd, its data in target/outage, its socket in a directory of its own
+//!      └─ nsenter ── dockerd, its data on a disk of its own, its socket in a directory of its own
 //! ```
 //!
-//! The image is loaded once and stays in `target/outage`; containers and volumes of an earlier run
-//! that was killed are removed first.
+//! Its data is on a disk of its own, which can be filled; see [`disk`](crate::disk). The image is loaded
+//! once and stays there, in `target/outage`; what an earlier run that was killed has left is removed
+//! first.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,11 +19,13 @@ use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::disk;
 use crate::support::PATIENCE;
 use crate::support::docker::{docker, image};
 
 /// What the first process of its namespaces does.
 const GROUND: &str = "set -e
+mount -n -o loop,discard \"$1\" \"$0\"
 mount -t tmpfs -o mode=755 run /run
 ip link set lo up
 : >/run/laid
@@ -38,6 +41,7 @@ pub(crate) struct SecondEngine {
     data: PathBuf,
     sockets: TempDir,
     cgroup: String,
+    disk: PathBuf,
     _only_one: File,
 }
 
@@ -56,7 +60,8 @@ pub(crate) fn usable() -> Result<(), String> {
     if !cfg!(target_os = "linux") || !rustix::process::geteuid().is_root() {
         return Err("a second engine needs root on Linux".to_owned());
     }
-    for program in ["dockerd", "unshare", "nsenter", "setpriv", "pgrep", "ip"] {
+    let programs = ["dockerd", "unshare", "nsenter", "setpriv", "pgrep", "ip"];
+    for program in programs.into_iter().chain(disk::PROGRAMS) {
         let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
         if !found.is_ok_and(|found| found.status.success()) {
             return Err(format!("a second engine needs {program}"));
@@ -65,7 +70,7 @@ pub(crate) fn usable() -> Result<(), String> {
     Ok(())
 }
 
-fn run(command: &mut Command) -> Result<String, String> {
+pub(crate) fn run(command: &mut Command) -> Result<String, String> {
     let output = command.output().map_err(|error| error.to_string())?;
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
     if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
@@ -87,16 +92,18 @@ impl SecondEngine {
     /// Brings one up that has the image; waits for another test that has it.
     pub(crate) fn up() -> Self {
         let work = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/outage");
-        let data = work.join("data");
+        let data = work.join("engine");
         std::fs::create_dir_all(&data).unwrap();
         let only_one = File::create(work.join("lock")).unwrap();
         rustix::fs::flock(&only_one, FlockOperation::LockExclusive).unwrap();
+        let disk = disk::image(&work);
         // It ends with this thread, and all in its namespaces with it.
         let ground = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "unshare", "--mount", "--net", "--ipc", "--pid"])
             .args(["--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
             .args(["sh", "-c", GROUND])
             .arg(&data)
+            .arg(&disk)
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
@@ -109,11 +116,17 @@ impl SecondEngine {
         let sockets = TempDir::new().unwrap();
         let cgroup = format!("codex-outage-{}", ground.id());
         let mut engine =
-            Self { ground, init, daemon: None, data, sockets, cgroup, _only_one: only_one };
+            Self { ground, init, daemon: None, data, sockets, cgroup, disk, _only_one: only_one };
+        engine.free();
         engine.start();
         engine.load();
         engine.clear();
         engine
+    }
+
+    /// Where its data is, as seen from outside its namespaces.
+    pub(crate) fn data(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.init, self.data.display()))
     }
 
     /// What `DOCKER_HOST` is for it.
@@ -227,6 +240,7 @@ impl SecondEngine {
 
 impl Drop for SecondEngine {
     fn drop(&mut self) {
+        self.free();
         self.clear();
         self.end(Signal::TERM);
         let _ = self.ground.kill();
@@ -238,5 +252,10 @@ impl Drop for SecondEngine {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        // The kernel detaches it with the last process that has seen it.
+        while disk::is_attached(&self.disk) && began.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(std::thread::panicking() || !disk::is_attached(&self.disk), "still mounted");
     }
 }

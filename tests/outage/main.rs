@@ -12,7 +12,9 @@
 )]
 
 mod container;
+mod disk;
 mod engine;
+mod full;
 mod restart;
 
 #[path = "../it"]
