@@ -7,19 +7,22 @@
 //! A container is removed at its second sighting only. The list of the engine and the answer about
 //! an owner are of different moments, and an engine under load lists what it is removing already.
 //!
-//! Of one's own containers, those are orphans that the pool does not know, do not run, and are old:
-//! what is being started is not known to the pool yet.
+//! Of one's own containers, those are orphans that the pool does not know, do not run, and were first
+//! seen so long ago: what is being started is not known to the pool yet. That time is the sweeper's
+//! own and no date, since the machine's clock may be set at any moment.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::owner::{self, Alive};
 use crate::container::label;
 use crate::engine::{ContainerId, Engine, EngineError, Leftover, Listed};
 
-/// Age at which a container of one's own that the pool does not know counts as forgotten. Longer
-/// than any start may take.
+/// So long after its first sighting a container of one's own that the pool still does not know counts
+/// as forgotten. Longer than any start may take.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// What one look at the engine's list gave.
@@ -36,8 +39,8 @@ pub struct Sighting {
 pub struct Asker<'a> {
     /// The label of the orchestrator that asks.
     pub me: &'a str,
-    /// The time now.
-    pub now: jiff::Timestamp,
+    /// When it first saw each of its own containers that its pool does not know and that do not run.
+    pub unknown_since: &'a HashMap<ContainerId, Instant>,
 }
 
 /// Decides which containers are orphans. `known` tells whether the asker's pool has a container;
@@ -52,9 +55,8 @@ pub fn orphans(
     let is_orphan = |container: &&Listed| match container.labels.get(label::OWNER) {
         None => false,
         Some(owner) if owner == asker.me => {
-            matches!(container.state.as_str(), "created" | "exited" | "dead")
-                && !known(&container.id)
-                && is_forgotten(container, asker.now)
+            asker.unknown_since.get(&container.id).is_some_and(|since| since.elapsed() > FORGOTTEN)
+                && is_unknown(container, asker.me, &known)
         }
         Some(owner) => alive(owner) == Alive::No,
     };
@@ -65,12 +67,27 @@ pub fn orphans(
     Sighting { remove, seen }
 }
 
-fn is_forgotten(container: &Listed, now: jiff::Timestamp) -> bool {
-    container
-        .labels
-        .get(label::STARTED)
-        .and_then(|started| started.parse::<jiff::Timestamp>().ok())
-        .is_some_and(|started| now.duration_since(started).unsigned_abs() > FORGOTTEN)
+/// Whether it is the asker's own, does not run, and its pool does not have it.
+fn is_unknown(container: &Listed, me: &str, known: impl Fn(&ContainerId) -> bool) -> bool {
+    container.labels.get(label::OWNER).is_some_and(|owner| owner == me)
+        && matches!(container.state.as_str(), "created" | "exited" | "dead")
+        && !known(&container.id)
+}
+
+/// Notes when each unknown container in the list was first seen, and forgets all others.
+fn note_unknown(
+    since: &mut HashMap<ContainerId, Instant>,
+    listed: &[Listed],
+    me: &str,
+    known: impl Fn(&ContainerId) -> bool,
+) {
+    let now = Instant::now();
+    *since = listed
+        .iter()
+        .filter(|container| is_unknown(container, me, &known))
+        .map(|container| &container.id)
+        .map(|id| (id.clone(), since.get(id).copied().unwrap_or(now)))
+        .collect();
 }
 
 /// Sweeps again and again, remembering what it saw.
@@ -80,6 +97,8 @@ pub struct Sweeper {
     state_dir: PathBuf,
     seen: HashSet<ContainerId>,
     volumes_seen: HashSet<ContainerId>,
+    unknown_since: HashMap<ContainerId, Instant>,
+    volumes_since: HashMap<ContainerId, Instant>,
 }
 
 /// What a sweep did.
@@ -101,6 +120,8 @@ impl Sweeper {
             state_dir: state_dir.into(),
             seen: HashSet::new(),
             volumes_seen: HashSet::new(),
+            unknown_since: HashMap::new(),
+            volumes_since: HashMap::new(),
         }
     }
 
@@ -118,7 +139,8 @@ impl Sweeper {
     ) -> Result<Swept, EngineError> {
         let listed = engine.list(label::OWNER).await?;
         let owners = self.ask_for(&listed).await;
-        let asker = Asker { me: &self.me, now: jiff::Timestamp::now() };
+        note_unknown(&mut self.unknown_since, &listed, &self.me, known);
+        let asker = Asker { me: &self.me, unknown_since: &self.unknown_since };
         let alive = |label: &str| owners.get(label).copied().unwrap_or(Alive::Unknown);
         let sighting = orphans(&listed, asker, &self.seen, known, alive);
         self.seen = sighting.seen;
@@ -153,7 +175,8 @@ impl Sweeper {
             })
             .collect();
         let owners = self.ask_for(&listed).await;
-        let asker = Asker { me: &self.me, now: jiff::Timestamp::now() };
+        note_unknown(&mut self.volumes_since, &listed, &self.me, |_| false);
+        let asker = Asker { me: &self.me, unknown_since: &self.volumes_since };
         let alive = |label: &str| owners.get(label).copied().unwrap_or(Alive::Unknown);
         let sighting = orphans(&listed, asker, &self.volumes_seen, |_| false, alive);
         self.volumes_seen = sighting.seen;
@@ -244,7 +267,11 @@ mod tests {
         }
     }
 
-    fn listed(id: &str, owner: Option<&str>, state: &str, started: jiff::Timestamp) -> Listed {
+    fn listed(id: &str, owner: Option<&str>, state: &str) -> Listed {
+        started(id, owner, state, jiff::Timestamp::now())
+    }
+
+    fn started(id: &str, owner: Option<&str>, state: &str, started: jiff::Timestamp) -> Listed {
         let mut labels = std::collections::BTreeMap::new();
         labels.insert(label::STARTED.to_owned(), started.to_string());
         if let Some(owner) = owner {
@@ -253,20 +280,25 @@ mod tests {
         Listed { id: ContainerId(id.to_owned()), labels, state: state.to_owned() }
     }
 
+    fn sighted(
+        listed: &[Listed],
+        old: impl Fn(&ContainerId) -> bool,
+    ) -> HashMap<ContainerId, Instant> {
+        let now = Instant::now();
+        let long_ago = now - FORGOTTEN - Duration::from_secs(1);
+        let since = |one: &Listed| (one.id.clone(), if old(&one.id) { long_ago } else { now });
+        listed.iter().map(since).collect()
+    }
+
     proptest! {
         #[test]
         fn only_what_was_seen_twice_and_nobody_owns_is_removed(
             cases in proptest::collection::vec(any_case(), 0..30)
         ) {
-            let now = jiff::Timestamp::now();
-            let long_ago = now - FORGOTTEN - Duration::from_secs(1);
             let all: Vec<Listed> = cases
                 .iter()
                 .enumerate()
-                .map(|(index, case)| {
-                    let started = if case.old { long_ago } else { now };
-                    listed(&index.to_string(), case.owner, case.state, started)
-                })
+                .map(|(index, case)| listed(&index.to_string(), case.owner, case.state))
                 .collect();
             let of = |id: &ContainerId| &cases[id.0.parse::<usize>().unwrap()];
             let seen_before = all
@@ -274,7 +306,8 @@ mod tests {
                 .map(|container| container.id.clone())
                 .filter(|id| of(id).seen)
                 .collect();
-            let asker = Asker { me: ME, now };
+            let unknown_since = sighted(&all, |id| of(id).old);
+            let asker = Asker { me: ME, unknown_since: &unknown_since };
             let sighting = orphans(&all, asker, &seen_before, |id| of(id).known, judge);
             for container in &all {
                 let case = of(&container.id);
@@ -296,9 +329,8 @@ mod tests {
         let dead = owner::Owner::claim(state.path()).unwrap().label().to_owned();
         let living = owner::Owner::claim(state.path()).unwrap();
         let engine = FakeEngine::silent();
-        let now = jiff::Timestamp::now();
         for (id, owner) in [("a", dead.as_str()), ("b", living.label()), ("c", "of another kind")] {
-            engine.insert(listed(id, Some(owner), "created", now));
+            engine.insert(listed(id, Some(owner), "created"));
         }
         let mut sweeper = Sweeper::new(mine.label(), state.path());
         let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
@@ -314,5 +346,27 @@ mod tests {
         assert_eq!(engine.counts().alive, 2);
         engine.set(Verb::List, Manner::Err);
         assert!(sweeper.sweep_once(&engine, &|_| false).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_jumps_a_day_makes_nothing_that_is_being_created_look_forgotten() {
+        let state = tempfile::tempdir().unwrap();
+        let mine = owner::Owner::claim(state.path()).unwrap();
+        let engine = FakeEngine::silent();
+        let day = Duration::from_secs(86_400);
+        let now = jiff::Timestamp::now();
+        for (id, at) in [("before", now - day), ("after", now + day)] {
+            engine.insert(started(id, Some(mine.label()), "created", at));
+        }
+        let mut sweeper = Sweeper::new(mine.label(), state.path());
+        for _ in 0..3 {
+            let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+            assert_eq!((swept.removed.len(), swept.waiting), (0, 0));
+        }
+        tokio::time::advance(FORGOTTEN + Duration::from_secs(1)).await;
+        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        assert_eq!((swept.removed.len(), swept.waiting), (0, 2));
+        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        assert_eq!(swept.removed.len(), 2);
     }
 }
