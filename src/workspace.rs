@@ -195,12 +195,13 @@ impl Snapshot {
             (!paths.is_empty())
                 .then(|| format!("Codex did not see {named}{more}, which stayed home: {reason}"))
         };
-        let mut notes: Vec<String> = StayReason::UNEXPECTED.iter().filter_map(sentence).collect();
+        let notes = StayReason::UNEXPECTED.iter().filter_map(sentence);
         #[cfg(feature = "host")]
-        if let GitSent::Made { history: Some(history), .. } = &self.git {
-            notes.push(history.note());
-        }
-        notes
+        let notes = notes.chain(match &self.git {
+            GitSent::Made { history: Some(history), .. } => Some(history.note()),
+            _ => None,
+        });
+        notes.collect()
     }
 }
 

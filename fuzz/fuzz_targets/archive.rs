@@ -47,7 +47,7 @@ fn sent() -> Snapshot {
     .into_iter()
     .map(|(path, node)| (RelPath::new(path).unwrap(), node))
     .collect();
-    Snapshot { nodes, ..Snapshot::default() }
+    Snapshot { nodes: nodes.into(), ..Snapshot::default() }
 }
 
 /// Makes the checksums fit, so that what is inside is reached.
