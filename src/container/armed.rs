@@ -18,7 +18,7 @@ use crate::network;
 use crate::pool::copies::{Copy, KeptState, Note};
 use crate::pool::owner::Owner;
 use crate::pool::source::{Findings, Pooled, Source, StartError};
-use crate::workspace::held::Held;
+use crate::workspace::held::{Birth, Held};
 
 use super::health::{Mark, Marks, sentence, watch};
 use super::{HostPaths, KEEPER, check_image, check_posture, spec};
@@ -54,6 +54,8 @@ pub struct ArmedContainer {
     fingerprint: Fingerprint,
     /// What the workspace in it holds; nothing is known to be there without.
     held: Option<Held>,
+    /// Of which directory all that is in it is, what was built included; `None` while it is clean.
+    root: Option<Birth>,
     /// The same for the pool; as it was last while nothing is known.
     note: Note,
     /// See [`ArmedContainer::keep_built`].
@@ -127,6 +129,22 @@ impl ArmedContainer {
         self.held = held;
     }
 
+    /// Gives it to the directory that `birth` tells. One that is deleted leaves its inode number to the
+    /// next, and with that its key: what is there of another directory, what it built above all, is
+    /// cleaned away first.
+    ///
+    /// # Errors
+    ///
+    /// It could not be cleaned and must be destroyed.
+    pub async fn give_to(&mut self, birth: Birth) -> Result<(), String> {
+        if self.root.as_ref().is_some_and(|root| !root.is(&birth)) {
+            tracing::info!(container = %self.id, "its workspace is another directory by now");
+            self.clean().await?;
+        }
+        self.root = Some(birth);
+        Ok(())
+    }
+
     /// The connections that programs in it make.
     pub fn incoming(&mut self) -> &mut Incoming {
         &mut self.incoming
@@ -184,6 +202,7 @@ impl Pooled for ArmedContainer {
         Box::pin(async {
             self.held = None;
             self.reset_with(ResetRequest { keep_ignored: false, keep_tree: false }).await?;
+            self.root = None;
             self.note.set(None);
             Ok(())
         })
@@ -349,6 +368,7 @@ impl Starter {
             gateway_port,
             fingerprint: armed.fingerprint,
             held: None,
+            root: None,
             note: Note::default(),
             keep_built: false,
             findings,
@@ -480,6 +500,7 @@ impl ArmedContainer {
             gateway_port: None,
             fingerprint,
             held: None,
+            root: None,
             note: Note::default(),
             keep_built: false,
             mark,

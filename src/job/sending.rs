@@ -24,7 +24,7 @@ use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::wire::{PutReport, PutRequest};
 use crate::pool::source::Pooled;
 use crate::workspace::git::commits::switch;
-use crate::workspace::held::{Held, Manifests};
+use crate::workspace::held::{Birth, Held, Manifests};
 use crate::workspace::lock::{self, LockError};
 use crate::workspace::send::{Base, Delta, SendError, SendRules, send_on};
 use crate::workspace::{Snapshot, Workspace};
@@ -84,6 +84,9 @@ impl Sending {
     }
 
     async fn put(self, container: &mut ArmedContainer) -> Result<SentTree, Failure> {
+        let workspace = self.workspace.clone();
+        let birth = blocking(move || Ok::<_, Failure>(Birth::of(&workspace))).await?;
+        container.give_to(birth).await.map_err(uncleaned)?;
         let held = container.held().cloned();
         container.set_held(None);
         let keeper = container.keeper();

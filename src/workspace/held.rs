@@ -12,8 +12,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
+use rustix::fs::{AtFlags, StatxFlags, statx};
 
-use super::{Snapshot, WorkspaceKey};
+use super::{Snapshot, Workspace, WorkspaceKey};
 use crate::keeper::wire::{IgnoredTotal, KeptTree};
 use crate::path::RelPath;
 
@@ -52,6 +53,34 @@ impl Held {
         self.dropped.extend(tree.dropped);
         self.kept = kept;
         self
+    }
+}
+
+/// When a directory was made, as far as its file system tells, and where it is: what tells it from a
+/// later one that got its inode number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Birth {
+    made: Option<(i64, u32)>,
+    path: PathBuf,
+}
+
+impl Birth {
+    /// That of `workspace`. Blocking, one system call.
+    pub fn of(workspace: &Workspace) -> Self {
+        let (flags, mask) = (AtFlags::EMPTY_PATH, StatxFlags::BTIME);
+        let found = statx(&*workspace.root, c"", flags, mask).ok();
+        let found = found.filter(|found| found.stx_mask & StatxFlags::BTIME.bits() != 0);
+        let made = found.map(|found| (found.stx_btime.tv_sec, found.stx_btime.tv_nsec));
+        Self { made, path: workspace.path.clone() }
+    }
+
+    /// Whether both are of one directory, whose inode number is the same. Where no time tells, one
+    /// that was moved counts as another.
+    pub fn is(&self, other: &Self) -> bool {
+        match (self.made, other.made) {
+            (None, None) => self.path == other.path,
+            (one, other) => one == other,
+        }
     }
 }
 

@@ -21,8 +21,12 @@ impl Place {
     }
 
     fn sending(&self) -> Sending {
+        self.sending_of(&self.directory.path().join("ws"))
+    }
+
+    fn sending_of(&self, path: &std::path::Path) -> Sending {
         Sending {
-            workspace: open_unchecked(&self.directory.path().join("ws")).unwrap(),
+            workspace: open_unchecked(path).unwrap(),
             links: Vec::new(),
             rules: SendRules {
                 exclude: Vec::new(),
@@ -90,4 +94,23 @@ async fn what_was_sent_last_is_kept_as_long_as_somebody_holds_it() {
     assert!(place.manifests.latest(key).is_some());
     drop((one, other, first, second));
     assert!(place.manifests.latest(key).is_none());
+}
+
+#[tokio::test]
+async fn a_directory_that_got_the_inode_number_of_a_deleted_one_finds_nothing_of_it() {
+    let place = Place::new();
+    let mut container = ArmedContainer::in_process().await;
+    place.sending().send(&mut container).await.unwrap();
+    let key = place.sending().workspace.key;
+    let (ws, moved) = (place.directory.path().join("ws"), place.directory.path().join("moved"));
+    std::fs::rename(&ws, &moved).unwrap();
+    let same = place.sending_of(&moved).send(&mut container).await.unwrap();
+    assert!(!same.full, "one that was moved is still the same");
+
+    std::fs::create_dir(&ws).unwrap();
+    std::fs::write(ws.join("f"), "one").unwrap();
+    let mut sending = place.sending();
+    sending.workspace.key = key;
+    let other = sending.send(&mut container).await.unwrap();
+    assert!(other.full, "what was built in the deleted one would be there");
 }
