@@ -9,14 +9,16 @@ mod health;
 mod host_paths;
 mod image;
 mod posture;
+mod profile;
 mod spec;
 
-pub use self::armed::{ArmedContainer, Profile, Starter};
+pub use self::armed::{ArmedContainer, Starter};
 pub use self::host_paths::HostPaths;
 pub use self::image::{ImageError, ImageVersions, check_image};
 #[cfg(test)]
 pub(crate) use self::posture::tests::good as good_posture;
 pub use self::posture::{PostureError, check_posture};
+pub use self::profile::Profile;
 pub use self::spec::{HOME, MIN_MEMORY, spec};
 
 /// Where the keeper is in the image.

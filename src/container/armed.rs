@@ -1,6 +1,5 @@
 //! Starting a container and arming it, and what an armed container can do for the pool.
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,7 +8,6 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::{Config, ContainerConfig, NetworkConfig};
 use crate::engine::{ContainerId, Engine, EngineError, Happened, Network};
 use crate::failure::{ErrorKind, Failure, MAKE_ROOM, is_full_disk};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
@@ -21,7 +19,7 @@ use crate::pool::source::{Findings, Pooled, Source, StartError};
 use crate::workspace::held::{Birth, Held};
 
 use super::health::{Mark, Marks, sentence, watch};
-use super::{HostPaths, KEEPER, check_image, check_posture, spec};
+use super::{KEEPER, Profile, check_image, check_posture, spec};
 
 /// An idle keeper is given up after this much silence; with a job in it after
 /// [`SILENCE_LEASED`], so that a server that was swapped out for a minute finds its run alive.
@@ -264,17 +262,6 @@ impl ArmedContainer {
     }
 }
 
-/// What containers are started from, as the settings say it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Profile {
-    /// `[container]`
-    pub container: ContainerConfig,
-    /// `[network]`
-    pub network: NetworkConfig,
-    /// Where workspaces are on the host.
-    pub host_paths: HostPaths,
-}
-
 /// What a container was started from.
 #[derive(Clone, Debug, PartialEq)]
 struct Origin {
@@ -449,29 +436,6 @@ fn keeper_error(error: KeeperError) -> StartError {
             sentence: format!("a container could not be made ready ({reason}); {MAKE_ROOM}"),
         },
         other => StartError { kind: ErrorKind::ContainerLost, sentence: other.to_string() },
-    }
-}
-
-impl Profile {
-    /// What the settings say, for workspaces that are, or lie in, `workspaces`. Which hosts may be
-    /// reached is decided for each run, and not in it.
-    pub fn of(config: &Config, workspaces: &[PathBuf]) -> Self {
-        Self {
-            container: config.container.clone(),
-            network: NetworkConfig { allow_hosts: Vec::new(), ..config.network.clone() },
-            host_paths: match config.workspace.host_paths {
-                true => HostPaths::of(workspaces),
-                false => HostPaths::default(),
-            },
-        }
-    }
-}
-
-#[cfg(test)]
-impl Profile {
-    pub(crate) fn harmless() -> Self {
-        let container = super::spec::tests::config();
-        Self { container, network: NetworkConfig::default(), host_paths: HostPaths::default() }
     }
 }
 
