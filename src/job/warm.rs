@@ -91,7 +91,13 @@ impl Warm {
             fresh: HashMap::new(),
             not_before: None,
         };
-        Self { say, _task: AbortOnDropHandle::new(tokio::spawn(filler.run())) }
+        let run = AbortOnDropHandle::new(tokio::spawn(filler.run()));
+        let watched = async {
+            if run.await.is_err_and(|error| error.is_panic()) {
+                tracing::error!("idle containers are not filled any more: a defect ended it");
+            }
+        };
+        Self { say, _task: AbortOnDropHandle::new(tokio::spawn(watched)) }
     }
 
     /// A job has sent this workspace.

@@ -129,7 +129,7 @@ pub fn send_on(
     out: impl Write,
 ) -> Result<Delta, SendError> {
     let (taken, uptime) = (before_this_tick(), uptime());
-    let known = Known::new(base, taken, uptime, known::is_local(&*workspace.root));
+    let known = Known::new(base, taken, uptime, known::local(&*workspace.root));
     let repository = Repository::find(workspace, &rules.history);
     let mut selection = select::select(workspace, rules, &repository, known)?;
     let (mut made, mut git) = match repository.sent {

@@ -32,8 +32,9 @@ pub struct Base<'a> {
     pub latest: Option<&'a Snapshot>,
 }
 
-/// A file system whose times come from this machine's clock in ticks of it.
-const LOCAL: [u64; 13] = [
+/// A file system whose times come from this machine's clock in ticks of it. FAT is none: what it tells
+/// of the last change of a file's inode is what anybody may set.
+const LOCAL: [u64; 12] = [
     0xef53,      // ext2, ext3, ext4
     0x5846_5342, // XFS
     0x9123_683e, // Btrfs
@@ -46,7 +47,6 @@ const LOCAL: [u64; 13] = [
     0x3153_464a, // JFS
     0x5265_4973, // ReiserFS
     0x3434,      // NILFS2
-    0x4d44,      // FAT
 ];
 
 /// What the clock may lose against one that nobody sets: the step of a clock that is kept exact, and
@@ -64,8 +64,9 @@ pub(in crate::workspace) struct Known<'h> {
     latest: Option<&'h Snapshot>,
     /// What the container has not of the snapshot; `None` if it has nothing of it.
     dropped: Option<&'h BTreeSet<RelPath>>,
-    /// The time before which a change must lie to be believed; `None` if no time is.
-    before: Option<(i64, u32)>,
+    /// The time before which a change must lie to be believed, and on which device; `None` if no time
+    /// is.
+    before: Option<((i64, u32), u64)>,
 }
 
 /// A node as it was seen, and what is known of it.
@@ -79,16 +80,22 @@ pub(in crate::workspace) struct Item<'h> {
 }
 
 impl<'h> Known<'h> {
-    /// What `base` says, at the time `taken` and `uptime`; `local` if the tree's times come from
-    /// this machine's clock.
-    pub(super) fn new(base: Base<'h>, taken: (i64, u32), uptime: Duration, local: bool) -> Self {
+    /// What `base` says, at the time `taken` and `uptime`; `local` is the device of the tree if its
+    /// times come from this machine's clock. Those of another one that is mounted in it may not.
+    pub(super) fn new(
+        base: Base<'h>,
+        taken: (i64, u32),
+        uptime: Duration,
+        local: Option<u64>,
+    ) -> Self {
         let (snapshot, dropped) = match base.held {
             Some(held) => (Some(&*held.snapshot), Some(&held.dropped)),
             None => (base.latest, None),
         };
         let before = snapshot
-            .filter(|snapshot| local && went_on((snapshot.taken, snapshot.uptime), (taken, uptime)))
-            .map(|snapshot| snapshot.taken);
+            .filter(|snapshot| went_on((snapshot.taken, snapshot.uptime), (taken, uptime)))
+            .map(|snapshot| snapshot.taken)
+            .zip(local);
         Self { snapshot, latest: base.latest, dropped, before }
     }
 
@@ -156,7 +163,9 @@ impl<'h> Known<'h> {
             NodeKind::Link => was.node.target == item.named.node.target,
             NodeKind::File => {
                 Arc::ptr_eq(was, &item.named)
-                    && self.before.is_some_and(|before| is_settled(was.node.ctime, before))
+                    && self.before.is_some_and(|(before, device)| {
+                        was.node.dev == device && is_settled(was.node.ctime, before)
+                    })
             }
         }
     }
@@ -273,11 +282,12 @@ fn went_on(then: ((i64, u32), Duration), now: ((i64, u32), Duration)) -> bool {
     passed >= 0 && passed.unsigned_abs() >= least.as_nanos()
 }
 
-/// Whether the times of the tree at `root` come from this machine's clock.
-pub(super) fn is_local(root: impl std::os::fd::AsFd) -> bool {
-    let kind = rustix::fs::fstatfs(root).map(|found| u64::try_from(found.f_type).unwrap_or(0));
+/// The device of the tree at `root`, if its times come from this machine's clock.
+pub(super) fn local(root: impl std::os::fd::AsFd) -> Option<u64> {
+    let kind = rustix::fs::fstatfs(&root).map(|found| u64::try_from(found.f_type).unwrap_or(0));
     // The kernel's constants have 32 bits; some systems give them with a sign.
-    kind.is_ok_and(|kind| LOCAL.contains(&(kind & 0xffff_ffff)))
+    let is_local = kind.is_ok_and(|kind| LOCAL.contains(&(kind & 0xffff_ffff)));
+    is_local.then(|| rustix::fs::fstat(&root).ok().map(|stat| stat.st_dev)).flatten()
 }
 
 #[cfg(test)]
@@ -306,6 +316,32 @@ mod tests {
     }
 
     #[test]
+    fn times_of_another_device_in_the_tree_are_not_believed() {
+        let node = |dev| Node {
+            kind: NodeKind::File,
+            mode: 0o644,
+            size: 1,
+            mtime: (1, 1),
+            ctime: (1, 1),
+            dev,
+            ino: 1,
+            hash: Some([0; 32]),
+            target: None,
+        };
+        for (dev, stays) in [(7, true), (8, false)] {
+            let nodes: Nodes = [(RelPath::new("f").unwrap(), node(dev))].into_iter().collect();
+            let snapshot = Snapshot { nodes, taken: (10, 0), ..Snapshot::default() };
+            let key = crate::workspace::WorkspaceKey { dev: 7, ino: 1 };
+            let held = Held::new(key, 1, Arc::new(snapshot));
+            let base = Base { held: Some(&held), latest: None };
+            let known = Known::new(base, (11, 0), Duration::from_secs(1), Some(7));
+            let seen = Node { hash: None, ..node(dev) };
+            let item = known.item(b"f", seen, known.seek(0, b"f")).unwrap();
+            assert_eq!(known.stays(&item), stays, "{dev}");
+        }
+    }
+
+    #[test]
     fn every_path_is_found_from_wherever_one_looks() {
         let name = |at: usize| RelPath::new(format!("f{at:03}")).unwrap();
         let node = |at: usize| Node {
@@ -322,7 +358,7 @@ mod tests {
         let nodes: Nodes = (0..40).map(|at| (name(at * 2), node(at))).collect();
         let snapshot = Snapshot { nodes, ..Snapshot::default() };
         let base = Base { held: None, latest: Some(&snapshot) };
-        let known = Known::new(base, (0, 0), Duration::ZERO, true);
+        let known = Known::new(base, (0, 0), Duration::ZERO, None);
         for from in 0..=40 {
             for path in from * 2..82 {
                 assert_eq!(known.seek(from, name(path).as_bytes()), path.div_ceil(2).min(40));
