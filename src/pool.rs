@@ -106,6 +106,9 @@ pub(crate) struct Shared<S: Source> {
     pub(crate) settled: Notify,
     /// The line moved; those in it look where they stand.
     pub(crate) moved: watch::Sender<()>,
+    /// The engine started something, or removed what it could not before: what is still to be
+    /// removed is tried again.
+    pub(crate) recovered: watch::Sender<()>,
 }
 
 /// A pool of containers of one profile. Cheap to clone; all clones are the same pool.
@@ -137,6 +140,7 @@ impl<S: Source> Pool<S> {
             closing: CancellationToken::new(),
             settled: Notify::new(),
             moved: watch::Sender::new(()),
+            recovered: watch::Sender::new(()),
             config: Mutex::new(Arc::new(config)),
         });
         shared.resize(shared.config().max_size);

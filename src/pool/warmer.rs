@@ -195,6 +195,7 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
     let begun_at = Instant::now();
     match shared.source.start().await {
         Ok(container) => {
+            shared.recovered.send_replace(());
             // The watch tells the warmer, which finds the container unfit.
             let lost = container.lost();
             let watch = Arc::downgrade(&shared);
