@@ -33,12 +33,9 @@ pub(super) async fn remove<S: Source>(shared: Arc<Shared<S>>, member: Member<S::
     let mut recovered = shared.recovered.subscribe();
     let (began, mut backoff) = (Instant::now(), FIRST_BACKOFF);
     for attempt in 1_u32.. {
-        let Err(reason) = shared.source.remove(&id).await else {
-            if attempt > 1 {
-                shared.recovered.send_replace(());
-            }
-            break;
-        };
+        let removed = shared.source.remove(&id).await;
+        shared.engine_did(removed.is_ok());
+        let Err(reason) = removed else { break };
         let urgent = attempt < ATTEMPTS;
         if !urgent {
             slot = None;
