@@ -398,11 +398,12 @@ impl Filler {
         match fill.run(preparation).await {
             Filled::Done(sent) => {
                 let (files, bytes, full) = (sent.files, sent.bytes, sent.full);
-                tracing::debug!(container = %id, workspace, files, bytes, full, "a container was filled");
-                self.fresh.insert(id.0, (uses, version));
+                let (id, took) = (id.0, began.elapsed());
                 tree.large = is_large(&sent.snapshot);
-                tree.round = Some(Round { version, ended: Instant::now(), took: began.elapsed() });
+                tree.round = Some(Round { version, ended: Instant::now(), took });
                 tree.follow(sent.snapshot).await;
+                tracing::debug!(container = %id, workspace, files, bytes, full, "a container was filled");
+                self.fresh.insert(id, (uses, version));
             }
             Filled::GivenUp => tracing::debug!(container = %id, workspace, "filling was given up"),
             Filled::Busy => {
