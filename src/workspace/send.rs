@@ -129,7 +129,8 @@ pub fn send_on(
     out: impl Write,
 ) -> Result<Delta, SendError> {
     let (taken, uptime) = (before_this_tick(), uptime());
-    let known = Known::new(base, taken, uptime, known::local(&*workspace.root));
+    let local = known::local(&*workspace.root);
+    let known = Known::new(base, taken, uptime, local);
     let repository = Repository::find(workspace, &rules.history);
     let mut selection = select::select(workspace, rules, &repository, known)?;
     let (mut made, mut git) = match repository.sent {
@@ -219,6 +220,7 @@ pub fn send_on(
         bytes: whole.1,
         taken,
         uptime,
+        local,
     };
     let (git_files, git_bytes) = git_sent.travelled;
     Ok(Delta { snapshot, files, bytes, git_files, git_bytes })
