@@ -18,6 +18,7 @@ pub mod log;
 pub mod login;
 pub mod outcome;
 pub mod progress;
+pub mod thread;
 
 pub use self::command::CodexCommand;
 pub use self::events::{CodexEvent, EventParser};

@@ -26,6 +26,7 @@ pub mod result;
 mod run;
 mod sending;
 mod stop;
+mod thread;
 mod told;
 mod transfer;
 mod turn;

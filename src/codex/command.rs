@@ -6,6 +6,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::app_server::protocol::{ThreadStartParams, TurnStartParams, UserInput};
+use super::thread::ThreadId;
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::wire::{PrivateFile, SpawnRequest, WORKSPACE};
 use crate::network::PROXY_ENVIRONMENT;
@@ -64,6 +65,10 @@ pub struct CodexCommand {
     pub env_vars: BTreeMap<String, String>,
     /// The form of the last message, a JSON schema.
     pub output_schema: Option<Value>,
+    /// Whether Codex writes the thread down, so that it can be kept.
+    pub keep_thread: bool,
+    /// The thread to go on with, whose file must be in the container; `None`: a new one.
+    pub resumes: Option<ThreadId>,
 }
 
 impl fmt::Debug for CodexCommand {
@@ -93,7 +98,6 @@ impl CodexCommand {
             "exec",
             "--json",
             "--dangerously-bypass-approvals-and-sandbox",
-            "--ephemeral",
             "--skip-git-repo-check",
             "--color",
             "never",
@@ -102,6 +106,9 @@ impl CodexCommand {
         ]
         .map(String::from)
         .into();
+        if self.is_ephemeral() {
+            argv.push("--ephemeral".into());
+        }
         if let Some(model) = self.model.as_deref().filter(|model| !model.is_empty()) {
             // In one word, so that a name that begins with a dash is no flag.
             argv.push(format!("--model={model}"));
@@ -116,6 +123,9 @@ impl CodexCommand {
         if let Some(schema) = &self.output_schema {
             argv.push(format!("--output-schema=/home/codex/{SCHEMA}"));
             files.push(PrivateFile { path: SCHEMA.into(), contents: schema.to_string() });
+        }
+        if let Some(thread) = &self.resumes {
+            argv.extend(["resume".to_owned(), thread.as_str().to_owned()]);
         }
         argv.push("-".into());
         let stdin = self.prompt.clone();
@@ -158,7 +168,18 @@ impl CodexCommand {
             let set = Value::Object(variables.collect());
             config.insert("shell_environment_policy.set".to_owned(), set);
         }
-        Ok(ThreadStartParams { cwd: self.cwd()?, ephemeral: true, config })
+        Ok(ThreadStartParams {
+            cwd: self.cwd()?,
+            ephemeral: self.is_ephemeral(),
+            config,
+            resumes: self.resumes.as_ref().map(|thread| thread.as_str().to_owned()),
+            model: self.model.clone().filter(|model| !model.is_empty()),
+        })
+    }
+
+    /// Whether Codex writes nothing of the thread. What goes on with one writes to its file.
+    fn is_ephemeral(&self) -> bool {
+        !self.keep_thread && self.resumes.is_none()
     }
 
     /// The turn of `codex app-server`.
@@ -302,8 +323,8 @@ mod tests {
         let request = command.spawn_request("n").unwrap();
         assert_eq!(
             request.argv.join("\n"),
-            "codex\nexec\n--json\n--dangerously-bypass-approvals-and-sandbox\n--ephemeral\n\
-             --skip-git-repo-check\n--color\nnever\n-C\n/app/a b/c\n--model=-x\n\
+            "codex\nexec\n--json\n--dangerously-bypass-approvals-and-sandbox\n\
+             --skip-git-repo-check\n--color\nnever\n-C\n/app/a b/c\n--ephemeral\n--model=-x\n\
              --profile=call\n-"
         );
         let [file] = &request.files[..] else { panic!("{:?}", request.files) };
@@ -316,6 +337,22 @@ mod tests {
         assert_eq!(request.cwd, "/app/a b/c");
         assert_eq!(request.nonce, "n");
         assert!(!request.env.iter().any(|(name, _)| name == "A" || name.contains("KEY")));
+    }
+
+    #[test]
+    fn a_thread_is_written_down_only_if_it_is_kept_or_gone_on_with() {
+        let id = ThreadId::parse("01a206e9-25ab-7c10-af1d-54aa4c6b91f5").unwrap();
+        let resume = format!("resume\n{}\n-", id.as_str());
+        for (keep_thread, resumes, is_ephemeral) in
+            [(false, None, true), (true, None, false), (false, Some(id.clone()), false)]
+        {
+            let goes_on = resumes.is_some();
+            let command = CodexCommand { keep_thread, resumes, ..CodexCommand::default() };
+            let argv = command.spawn_request("n").unwrap().argv.join("\n");
+            assert_eq!(argv.contains("--ephemeral"), is_ephemeral, "{argv}");
+            assert_eq!(argv.ends_with(&resume), goes_on, "{argv}");
+            assert_eq!(command.thread().unwrap().ephemeral, is_ephemeral);
+        }
     }
 
     #[test]

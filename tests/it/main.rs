@@ -12,6 +12,7 @@ mod builds;
 mod cancel;
 mod commits;
 mod commits_more;
+mod continued;
 mod health;
 mod history;
 mod host_paths;

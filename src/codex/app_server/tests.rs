@@ -55,7 +55,13 @@ fn exit(code: i32) -> Output {
 }
 
 fn thread() -> ThreadStartParams {
-    ThreadStartParams { cwd: "/app".into(), ephemeral: true, config: BTreeMap::new() }
+    ThreadStartParams {
+        cwd: "/app".into(),
+        ephemeral: true,
+        config: BTreeMap::new(),
+        resumes: None,
+        model: None,
+    }
 }
 
 fn task() -> TurnStartParams {
