@@ -280,7 +280,7 @@ fn told(error: &str) -> Failure {
 }
 
 /// The message in an error body, which Codex repeats whole for some statuses; else `error` itself.
-fn provider_message(error: &str) -> String {
+pub(super) fn provider_message(error: &str) -> String {
     let body: Option<serde_json::Value> = serde_json::from_str(error).ok();
     let message = body.as_ref().and_then(|body| body["error"]["message"].as_str());
     message.unwrap_or(error).to_owned()

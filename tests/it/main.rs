@@ -32,6 +32,7 @@ mod network_modes;
 mod odd_tree;
 mod outcome;
 mod parallel;
+mod progress;
 mod python;
 mod repositories;
 mod rounds;
