@@ -13,6 +13,7 @@ pub mod app_server;
 pub mod command;
 pub mod events;
 pub mod exec;
+pub mod home;
 pub mod lines;
 pub mod log;
 pub mod login;

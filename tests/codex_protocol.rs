@@ -135,6 +135,8 @@ fn what_is_used_of_the_protocol_is_what_the_pinned_codex_speaks() {
     let command = CodexCommand {
         prompt: "p".into(),
         model: Some("m".into()),
+        effort: Some("high".into()),
+        settings: "model_verbosity = \"low\"\n[features]\nx = true\n".parse().unwrap(),
         env_vars: [("A".to_owned(), "b".to_owned())].into(),
         output_schema: Some(json!({"type": "object"})),
         ..CodexCommand::default()

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
+use toml::Table;
 
 use super::app_server::protocol::{ThreadStartParams, TurnStartParams, UserInput};
 use super::thread::ThreadId;
@@ -49,6 +50,9 @@ const MAX_ENV_VARS: usize = 100 * 1024;
 const CALL_PROFILE: &str = "call";
 const CALL_CONFIG: &str = ".codex/call.config.toml";
 
+/// The user's own instructions; a reset takes them out.
+const AGENTS: &str = ".codex/AGENTS.md";
+
 /// The schema of the answer, for `codex exec`; a reset empties the directory.
 const SCHEMA: &str = ".codex/answer.schema.json";
 
@@ -59,6 +63,12 @@ pub struct CodexCommand {
     pub prompt: String,
     /// `None`: Codex's own default.
     pub model: Option<String>,
+    /// How hard the model thinks; `None`: Codex's own default.
+    pub effort: Option<String>,
+    /// The text of the user's own AGENTS.md, which comes before those of the workspace.
+    pub agents: Option<String>,
+    /// More of Codex's configuration.
+    pub settings: Table,
     /// Inside the workspace; `None`: its root.
     pub working_dir: Option<RelPath>,
     /// For the commands that Codex runs, not for Codex itself.
@@ -76,6 +86,7 @@ impl fmt::Debug for CodexCommand {
         let names: Vec<&str> = self.env_vars.keys().map(String::as_str).collect();
         f.debug_struct("CodexCommand")
             .field("model", &self.model)
+            .field("effort", &self.effort)
             .field("working_dir", &self.working_dir)
             .field("env_vars", &names)
             .finish_non_exhaustive()
@@ -113,11 +124,19 @@ impl CodexCommand {
             // In one word, so that a name that begins with a dash is no flag.
             argv.push(format!("--model={model}"));
         }
-        let mut files = Vec::new();
-        if !self.env_vars.is_empty() {
+        if let Some(effort) = &self.effort {
+            let mut option = String::from("model_reasoning_effort=");
+            push_toml_string(&mut option, effort);
+            argv.extend(["-c".to_owned(), option]);
+        }
+        let mut files = self.files();
+        if !self.env_vars.is_empty() || !self.settings.is_empty() {
             argv.push(format!("--profile={CALL_PROFILE}"));
-            let table = toml_table(&self.env_vars);
-            let contents = format!("[shell_environment_policy]\nset = {table}\n");
+            let mut contents = self.settings.to_string();
+            if !self.env_vars.is_empty() {
+                let table = toml_table(&self.env_vars);
+                contents.push_str(&format!("[shell_environment_policy]\nset = {table}\n"));
+            }
             files.push(PrivateFile { path: CALL_CONFIG.into(), contents });
         }
         if let Some(schema) = &self.output_schema {
@@ -147,7 +166,7 @@ impl CodexCommand {
             argv: argv.map(String::from).into(),
             env: Self::env(),
             cwd: WORKSPACE.into(),
-            files: Vec::new(),
+            files: self.files(),
             stdin: String::new(),
             nonce: nonce.into(),
         }
@@ -162,6 +181,7 @@ impl CodexCommand {
         check_env_vars(&self.env_vars)
             .map_err(|sentence| Failure::new(ErrorKind::InvalidArgument, sentence))?;
         let mut config = BTreeMap::new();
+        dotted(&self.settings, "", &mut config);
         if !self.env_vars.is_empty() {
             let variables = self.env_vars.iter();
             let variables = variables.map(|(name, value)| (name.clone(), value.clone().into()));
@@ -188,8 +208,15 @@ impl CodexCommand {
             thread_id: String::new(),
             input: vec![UserInput::Text { text: self.prompt.clone() }],
             model: self.model.clone().filter(|model| !model.is_empty()),
+            effort: self.effort.clone(),
             output_schema: self.output_schema.clone(),
         }
+    }
+
+    /// What Codex reads when it starts or opens a thread.
+    fn files(&self) -> Vec<PrivateFile> {
+        let agents = self.agents.clone().into_iter();
+        agents.map(|contents| PrivateFile { path: AGENTS.into(), contents }).collect()
     }
 
     fn env() -> Vec<(String, String)> {
@@ -260,6 +287,39 @@ pub fn check_env_vars(env_vars: &BTreeMap<String, String>) -> Result<(), String>
         ));
     }
     Ok(())
+}
+
+/// Settings by dotted name, as a thread takes them: down to single values, so that nothing beside
+/// them is replaced. A table with a key that has a dot or the like goes as it is.
+fn dotted(table: &Table, prefix: &str, out: &mut BTreeMap<String, Value>) {
+    let bare = |key: &str| {
+        !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c))
+    };
+    for (key, value) in table {
+        let name = format!("{prefix}{key}");
+        match value {
+            toml::Value::Table(inner) if !inner.is_empty() && inner.keys().all(|key| bare(key)) => {
+                dotted(inner, &format!("{name}."), out);
+            }
+            value => {
+                out.insert(name, json(value));
+            }
+        }
+    }
+}
+
+fn json(value: &toml::Value) -> Value {
+    match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => (*number).into(),
+        toml::Value::Boolean(flag) => (*flag).into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(items) => items.iter().map(json).collect(),
+        toml::Value::Table(table) => {
+            Value::Object(table.iter().map(|(key, value)| (key.clone(), json(value))).collect())
+        }
+    }
 }
 
 /// An inline table of strings in TOML.
@@ -353,6 +413,37 @@ mod tests {
             assert_eq!(argv.ends_with(&resume), goes_on, "{argv}");
             assert_eq!(command.thread().unwrap().ephemeral, is_ephemeral);
         }
+    }
+
+    #[test]
+    fn settings_reach_codex_both_ways_and_files_before_it_starts() {
+        let text = "a = 1\n[t]\nb = \"c\"\n[t.\"x.y\"]\nd = [1, 2]\n";
+        let command = CodexCommand {
+            effort: Some("high".into()),
+            agents: Some("rules".into()),
+            settings: text.parse().unwrap(),
+            env_vars: vars(&[("A", "b")]),
+            ..CodexCommand::default()
+        };
+        let request = command.spawn_request("n").unwrap();
+        assert!(
+            request.argv.join(" ").contains("-c model_reasoning_effort=\"high\" --profile=call -")
+        );
+        let [agents, config] = &request.files[..] else { panic!("{:?}", request.files) };
+        assert_eq!((&*agents.path, &*agents.contents), (".codex/AGENTS.md", "rules"));
+        let mut want: Table = text.parse().unwrap();
+        want.insert(
+            "shell_environment_policy".into(),
+            "set = {A = \"b\"}".parse::<Table>().unwrap().into(),
+        );
+        assert_eq!(config.contents.parse::<Table>().unwrap(), want);
+        assert_eq!(command.app_server_request("n").files, std::slice::from_ref(agents));
+        let config = serde_json::to_value(command.thread().unwrap().config).unwrap();
+        let want = serde_json::json!({
+            "a": 1, "t": {"b": "c", "x.y": {"d": [1, 2]}}, "shell_environment_policy.set": {"A": "b"}
+        });
+        assert_eq!(config, want);
+        assert_eq!(command.turn().effort.as_deref(), Some("high"));
     }
 
     #[test]

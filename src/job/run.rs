@@ -123,6 +123,9 @@ async fn prepare(
     let default_model = settings.config.codex.model.clone();
     let way = settings.config.codex.start;
     let owner = orchestrator.owner.clone();
+    let (codex_home, lookup) =
+        (orchestrator.places.codex_home.clone(), orchestrator.lookup.clone());
+    let told = Arc::clone(&orchestrator.inherited);
     let (call, settings) = (call.clone(), Arc::clone(settings));
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
@@ -134,15 +137,18 @@ async fn prepare(
         let model = call.model.clone().or_else(|| continues.as_ref()?.model.clone());
         let model = model.or(Some(default_model).filter(|model| !model.is_empty()));
         let variables = call.env_vars.iter();
-        let command = CodexCommand {
+        let mut command = CodexCommand {
             prompt: call.prompt.clone(),
-            model: model.clone(),
+            model,
             working_dir: workspace.working_dir.clone(),
             env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             output_schema: None,
             keep_thread: call.thread.keep,
             resumes: continues.as_ref().map(|kept| kept.id.clone()),
+            ..CodexCommand::default()
         };
+        settings.inherit(&mut command, &codex_home, &lookup, &told);
+        let model = command.model.clone();
         let start = Start::new(way, command, &uuid::Uuid::new_v4().to_string())?;
         let record = Record::create(&runs, &Request::new(&call, &workspace.path, &owner))?;
         Ok::<_, Failure>(Prepared { workspace, gateway, record, start, continues, model, keeps })

@@ -17,6 +17,7 @@ mod health;
 mod history;
 mod host_paths;
 mod ignored;
+mod inherited;
 mod interrupted;
 mod kill;
 mod kill_at_random;

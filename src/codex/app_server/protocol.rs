@@ -183,6 +183,9 @@ pub struct TurnStartParams {
     /// Codex's own default if it is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// How hard it thinks; its own default if it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effort: Option<String>,
     /// The form of the last message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_schema: Option<Value>,

@@ -66,7 +66,13 @@ fn thread() -> ThreadStartParams {
 
 fn task() -> TurnStartParams {
     let input = vec![protocol::UserInput::Text { text: "do it".into() }];
-    TurnStartParams { thread_id: String::new(), input, model: None, output_schema: None }
+    TurnStartParams {
+        thread_id: String::new(),
+        input,
+        model: None,
+        effort: None,
+        output_schema: None,
+    }
 }
 
 fn opened() -> Vec<Value> {
