@@ -383,6 +383,7 @@ async fn keep_house(
     mut sweeper: Sweeper,
 ) {
     let mut pause = FIRST_SWEEP;
+    let mut recoveries = pool.recoveries();
     loop {
         match engine.facts().await {
             Ok(facts) => {
@@ -392,7 +393,7 @@ async fn keep_house(
             Err(error) => tracing::debug!(%error, "no engine"),
         }
         let mut next = SWEEP;
-        match sweeper.sweep_once(&*engine, &|_| false).await {
+        match sweeper.sweep_once(&*engine, &|| pool.is_starting()).await {
             Ok(swept) => {
                 // What a killed server had only asked for comes up after the first look.
                 if swept.waiting > 0 {
@@ -404,7 +405,11 @@ async fn keep_house(
             }
             Err(error) => tracing::debug!(%error, "no sweep"),
         }
-        tokio::time::sleep(std::mem::replace(&mut pause, SWEEP).min(next)).await;
+        tokio::select! {
+            () = tokio::time::sleep(std::mem::replace(&mut pause, SWEEP).min(next)) => {}
+            // An engine that failed may have lost something in the middle of a start.
+            _ = recoveries.changed() => tokio::time::sleep(FIRST_SWEEP).await,
+        }
     }
 }
 

@@ -42,6 +42,7 @@ pub mod sweep;
 mod warmer;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use deadpool::unmanaged;
@@ -106,6 +107,11 @@ pub(crate) struct Shared<S: Source> {
     pub(crate) settled: Notify,
     /// The line moved; those in it look where they stand.
     pub(crate) moved: watch::Sender<()>,
+    /// Whether the engine failed at what it was asked last.
+    pub(crate) failing: AtomicBool,
+    /// The engine did something again after it had failed: what is still to be removed is tried
+    /// again, and what it lost is looked for.
+    pub(crate) recovered: watch::Sender<()>,
 }
 
 /// A pool of containers of one profile. Cheap to clone; all clones are the same pool.
@@ -137,6 +143,8 @@ impl<S: Source> Pool<S> {
             closing: CancellationToken::new(),
             settled: Notify::new(),
             moved: watch::Sender::new(()),
+            failing: AtomicBool::new(false),
+            recovered: watch::Sender::new(()),
             config: Mutex::new(Arc::new(config)),
         });
         shared.resize(shared.config().max_size);
@@ -155,6 +163,16 @@ impl<S: Source> Pool<S> {
     /// Looks at the idle containers again, since what they are started from may have changed.
     pub fn inspect(&self) {
         self.shared.touch();
+    }
+
+    /// Tells when the engine did something again after it had failed.
+    pub fn recoveries(&self) -> watch::Receiver<()> {
+        self.shared.recovered.subscribe()
+    }
+
+    /// Whether a container is being started.
+    pub fn is_starting(&self) -> bool {
+        self.shared.state.lock().starting > 0
     }
 
     /// Where the containers come from.

@@ -30,11 +30,11 @@ pub(super) async fn execute(arguments: &Arguments, context: &Context) -> Result<
     // engine has is never judged.
     let mut sweeper = Sweeper::new("", &context.paths.state);
     let failed = |error| engine::failure(&error);
-    let first = sweeper.sweep_once(&engine, &|_| false).await.map_err(failed)?;
+    let first = sweeper.sweep_once(&engine, &|| false).await.map_err(failed)?;
     let mut reaped = Reaped::default();
     if first.waiting > 0 {
         tokio::time::sleep(PAUSE).await;
-        let second = sweeper.sweep_once(&engine, &|_| false).await.map_err(failed)?;
+        let second = sweeper.sweep_once(&engine, &|| false).await.map_err(failed)?;
         reaped.removed = second.removed.iter().map(|id| id.short().to_owned()).collect();
         reaped.failed = second.failed.iter().map(|(_, error)| error.to_string()).collect();
     }

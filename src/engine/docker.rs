@@ -21,7 +21,6 @@ mod stream;
 mod version;
 mod volumes;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,9 +28,7 @@ use std::time::Duration;
 
 use bollard::exec::{CreateExecOptions, StartExecOptions, StartExecResults};
 use bollard::models::ContainerCreateBody;
-use bollard::query_parameters::{
-    CreateContainerOptions, ListContainersOptions, StartContainerOptions,
-};
+use bollard::query_parameters::{CreateContainerOptions, StartContainerOptions};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -406,32 +403,15 @@ impl Engine for DockerEngine {
         Box::pin(self.bounded("list containers", async move {
             let Found { docker, facts, address } = self.found().await?;
             if facts.name == PODMAN {
-                let listed = listing::list(&address, &facts.api_version, label).await;
+                let listed = listing::read(&address, &facts.api_version, label).await;
                 return listed.map_err(|reason| EngineError::Failed {
                     verb: "list containers",
                     container: None,
                     reason,
                 });
             }
-            let options = ListContainersOptions {
-                all: true,
-                filters: Some(HashMap::from([("label".to_owned(), vec![label.to_owned()])])),
-                ..Default::default()
-            };
-            let listed = docker
-                .list_containers(Some(options))
-                .await
-                .map_err(|error| failed("list containers", None, error, &self.shared.endpoint))?;
-            Ok(listed
-                .into_iter()
-                .filter_map(|container| {
-                    Some(Listed {
-                        id: ContainerId(container.id?),
-                        labels: container.labels.unwrap_or_default().into_iter().collect(),
-                        state: container.state.map(|state| state.to_string()).unwrap_or_default(),
-                    })
-                })
-                .collect())
+            let listed = listing::ask(&docker, label).await;
+            listed.map_err(|error| failed("list containers", None, error, &self.shared.endpoint))
         }))
     }
 

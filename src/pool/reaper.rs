@@ -23,16 +23,19 @@ const GIVES_UP: Duration = Duration::from_secs(600);
 
 /// Removes a container; gives its slot back when it is gone. One that cannot be removed gives its
 /// slot back after some tries, since its stream is closed by then and it ends by itself; it is tried
-/// further until the pool is closed.
+/// further until the pool is closed, and at once when the engine does something again.
 pub(super) async fn remove<S: Source>(shared: Arc<Shared<S>>, member: Member<S::Container>) {
     let Member { container, slot, .. } = member;
     let mut slot = Some(slot);
     let id = container.id().clone();
     // The stream's end is the switch: whatever the engine does, nothing in it runs on.
     drop(container);
+    let mut recovered = shared.recovered.subscribe();
     let (began, mut backoff) = (Instant::now(), FIRST_BACKOFF);
     for attempt in 1_u32.. {
-        let Err(reason) = shared.source.remove(&id).await else { break };
+        let removed = shared.source.remove(&id).await;
+        shared.engine_did(removed.is_ok());
+        let Err(reason) = removed else { break };
         let urgent = attempt < ATTEMPTS;
         if !urgent {
             slot = None;
@@ -43,16 +46,11 @@ pub(super) async fn remove<S: Source>(shared: Arc<Shared<S>>, member: Member<S::
             break;
         }
         tracing::warn!(container = %id, %reason, attempt, "removing a container failed");
-        let wait = tokio::time::sleep(backoff);
-        if urgent {
-            wait.await;
-        } else {
-            tokio::select! {
-                () = wait => {}
-                () = shared.closing.cancelled() => {}
-            }
+        tokio::select! {
+            () = tokio::time::sleep(backoff) => backoff = (backoff * 2).min(LONGEST_BACKOFF),
+            _ = recovered.changed() => backoff = FIRST_BACKOFF,
+            () = shared.closing.cancelled(), if !urgent => {}
         }
-        backoff = (backoff * 2).min(LONGEST_BACKOFF);
     }
     drop(slot);
     shared.touch();

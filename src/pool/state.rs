@@ -1,6 +1,7 @@
 //! What the pool knows at one moment, and what is done with it under its lock.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
@@ -128,6 +129,14 @@ impl<S: Source> Shared<S> {
     pub(crate) fn touch(&self) {
         self.changed.notify_one();
         self.stirred.send_replace(());
+    }
+
+    /// The engine did what it was asked, or did not.
+    pub(crate) fn engine_did(&self, what: bool) {
+        let failed = self.failing.swap(!what, Ordering::Relaxed);
+        if what && failed {
+            self.recovered.send_replace(());
+        }
     }
 
     /// The settings now.

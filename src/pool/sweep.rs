@@ -7,9 +7,10 @@
 //! A container is removed at its second sighting only. The list of the engine and the answer about
 //! an owner are of different moments, and an engine under load lists what it is removing already.
 //!
-//! Of one's own containers, those are orphans that the pool does not know, do not run, and were first
-//! seen so long ago: what is being started is not known to the pool yet. That time is the sweeper's
-//! own and no date, since the machine's clock may be set at any moment.
+//! Of one's own containers that do not run, those are orphans that were seen while or before nothing
+//! was being started: an engine that failed in the middle of a start has them. While something is
+//! being started, those that were first seen so long ago. That time is the sweeper's own and no date,
+//! since the machine's clock may be set at any moment.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -21,8 +22,8 @@ use super::owner::{self, Alive};
 use crate::container::label;
 use crate::engine::{ContainerId, Engine, EngineError, Leftover, Listed};
 
-/// So long after its first sighting a container of one's own that the pool still does not know counts
-/// as forgotten. Longer than any start may take.
+/// So long after its first sighting a container of one's own that does not run counts as forgotten,
+/// whatever is being started. Longer than any start may take.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// What one look at the engine's list gave.
@@ -39,25 +40,34 @@ pub struct Sighting {
 pub struct Asker<'a> {
     /// The label of the orchestrator that asks.
     pub me: &'a str,
-    /// When it first saw each of its own containers that its pool does not know and that do not run.
-    pub unknown_since: &'a HashMap<ContainerId, Instant>,
+    /// When it first saw each of its own containers that do not run; those of this look are not in
+    /// it yet.
+    pub still_since: &'a HashMap<ContainerId, Instant>,
+    /// Whether it is starting one.
+    pub starting: bool,
 }
 
-/// Decides which containers are orphans. `known` tells whether the asker's pool has a container;
-/// `alive` answers for owners other than the asker.
+impl Asker<'_> {
+    /// Whether no start that is under way can have made this container of its own.
+    fn has_forgotten(&self, container: &Listed) -> bool {
+        is_still(container, self.me)
+            && self
+                .still_since
+                .get(&container.id)
+                .is_some_and(|since| !self.starting || since.elapsed() > FORGOTTEN)
+    }
+}
+
+/// Decides which containers are orphans. `alive` answers for owners other than the asker.
 pub fn orphans(
     listed: &[Listed],
     asker: Asker<'_>,
     seen_before: &HashSet<ContainerId>,
-    known: impl Fn(&ContainerId) -> bool,
     alive: impl Fn(&str) -> Alive,
 ) -> Sighting {
     let is_orphan = |container: &&Listed| match container.labels.get(label::OWNER) {
         None => false,
-        Some(owner) if owner == asker.me => {
-            asker.unknown_since.get(&container.id).is_some_and(|since| since.elapsed() > FORGOTTEN)
-                && is_unknown(container, asker.me, &known)
-        }
+        Some(owner) if owner == asker.me => asker.has_forgotten(container),
         Some(owner) => alive(owner) == Alive::No,
     };
     let seen: HashSet<ContainerId> =
@@ -67,27 +77,24 @@ pub fn orphans(
     Sighting { remove, seen }
 }
 
-/// Whether it is the asker's own, does not run, and its pool does not have it.
-fn is_unknown(container: &Listed, me: &str, known: impl Fn(&ContainerId) -> bool) -> bool {
+/// Whether it is the asker's own and does not run, as none does that its pool has.
+fn is_still(container: &Listed, me: &str) -> bool {
     container.labels.get(label::OWNER).is_some_and(|owner| owner == me)
         && matches!(container.state.as_str(), "created" | "exited" | "dead")
-        && !known(&container.id)
 }
 
-/// Notes when each unknown container in the list was first seen, and forgets all others.
-fn note_unknown(
-    since: &mut HashMap<ContainerId, Instant>,
-    listed: &[Listed],
-    me: &str,
-    known: impl Fn(&ContainerId) -> bool,
-) {
+/// Notes when each of its own that does not run was first seen, and forgets all others. Gives how
+/// many are new.
+fn note_still(since: &mut HashMap<ContainerId, Instant>, listed: &[Listed], me: &str) -> usize {
     let now = Instant::now();
+    let before = std::mem::take(since);
     *since = listed
         .iter()
-        .filter(|container| is_unknown(container, me, &known))
+        .filter(|container| is_still(container, me))
         .map(|container| &container.id)
-        .map(|id| (id.clone(), since.get(id).copied().unwrap_or(now)))
+        .map(|id| (id.clone(), before.get(id).copied().unwrap_or(now)))
         .collect();
+    since.keys().filter(|id| !before.contains_key(*id)).count()
 }
 
 /// Sweeps again and again, remembering what it saw.
@@ -97,7 +104,7 @@ pub struct Sweeper {
     state_dir: PathBuf,
     seen: HashSet<ContainerId>,
     volumes_seen: HashSet<ContainerId>,
-    unknown_since: HashMap<ContainerId, Instant>,
+    still_since: HashMap<ContainerId, Instant>,
     volumes_since: HashMap<ContainerId, Instant>,
 }
 
@@ -106,7 +113,7 @@ pub struct Sweeper {
 pub struct Swept {
     /// Orphans that were removed.
     pub removed: Vec<ContainerId>,
-    /// Orphans seen for the first time; a sweep soon after removes them.
+    /// Orphans seen for the first time, and what may prove to be one; a sweep soon after removes them.
     pub waiting: usize,
     /// Orphans that the engine would not remove; tried again by the next sweep.
     pub failed: Vec<(ContainerId, EngineError)>,
@@ -120,14 +127,14 @@ impl Sweeper {
             state_dir: state_dir.into(),
             seen: HashSet::new(),
             volumes_seen: HashSet::new(),
-            unknown_since: HashMap::new(),
+            still_since: HashMap::new(),
             volumes_since: HashMap::new(),
         }
     }
 
     /// Looks once, and removes what was seen the time before too. Also removes the files of dead
-    /// owners. `known` tells whether the pool has a container. Cancel safe: what was not removed is
-    /// removed by the next sweep but one.
+    /// owners. `is_starting` tells, after the look, whether a container of one's own is being started.
+    /// Cancel safe: what was not removed is removed by the next sweep but one.
     ///
     /// # Errors
     ///
@@ -135,17 +142,18 @@ impl Sweeper {
     pub async fn sweep_once(
         &mut self,
         engine: &dyn Engine,
-        known: &(dyn Fn(&ContainerId) -> bool + Sync),
+        is_starting: &(dyn Fn() -> bool + Sync),
     ) -> Result<Swept, EngineError> {
         let listed = engine.list(label::OWNER).await?;
         let owners = self.ask_for(&listed).await;
-        note_unknown(&mut self.unknown_since, &listed, &self.me, known);
-        let asker = Asker { me: &self.me, unknown_since: &self.unknown_since };
+        let starting = is_starting();
+        let asker = Asker { me: &self.me, still_since: &self.still_since, starting };
         let alive = |label: &str| owners.get(label).copied().unwrap_or(Alive::Unknown);
-        let sighting = orphans(&listed, asker, &self.seen, known, alive);
+        let sighting = orphans(&listed, asker, &self.seen, alive);
+        let new = note_still(&mut self.still_since, &listed, &self.me);
         self.seen = sighting.seen;
         let mut swept =
-            Swept { waiting: self.seen.len() - sighting.remove.len(), ..Swept::default() };
+            Swept { waiting: new + self.seen.len() - sighting.remove.len(), ..Swept::default() };
         for id in sighting.remove {
             match engine.remove(&id).await {
                 Ok(()) => {
@@ -156,7 +164,7 @@ impl Sweeper {
                 Err(error) => swept.failed.push((id, error)),
             }
         }
-        match self.sweep_volumes(engine).await {
+        match self.sweep_volumes(engine, starting).await {
             Ok(waiting) => swept.waiting += waiting,
             Err(error) => tracing::debug!(%error, "volumes were not looked for"),
         }
@@ -165,7 +173,11 @@ impl Sweeper {
 
     /// The same for volumes that outlived their container, which only a failing engine leaves: they
     /// count as its dead container. Gives how many were seen for the first time.
-    async fn sweep_volumes(&mut self, engine: &dyn Engine) -> Result<usize, EngineError> {
+    async fn sweep_volumes(
+        &mut self,
+        engine: &dyn Engine,
+        starting: bool,
+    ) -> Result<usize, EngineError> {
         let left = engine.leftovers(label::OWNER).await?.into_iter();
         let listed: Vec<Listed> = left
             .map(|Leftover { name, labels }| Listed {
@@ -175,12 +187,12 @@ impl Sweeper {
             })
             .collect();
         let owners = self.ask_for(&listed).await;
-        note_unknown(&mut self.volumes_since, &listed, &self.me, |_| false);
-        let asker = Asker { me: &self.me, unknown_since: &self.volumes_since };
+        let asker = Asker { me: &self.me, still_since: &self.volumes_since, starting };
         let alive = |label: &str| owners.get(label).copied().unwrap_or(Alive::Unknown);
-        let sighting = orphans(&listed, asker, &self.volumes_seen, |_| false, alive);
+        let sighting = orphans(&listed, asker, &self.volumes_seen, alive);
+        let new = note_still(&mut self.volumes_since, &listed, &self.me);
         self.volumes_seen = sighting.seen;
-        let waiting = self.volumes_seen.len() - sighting.remove.len();
+        let waiting = new + self.volumes_seen.len() - sighting.remove.len();
         for volume in sighting.remove {
             match engine.remove_leftover(&volume.0).await {
                 Ok(()) => {
@@ -231,9 +243,9 @@ mod tests {
     struct Case {
         owner: Option<&'static str>,
         state: &'static str,
-        known: bool,
         seen: bool,
-        old: bool,
+        /// How long ago it was seen to be still.
+        still: Option<Duration>,
     }
 
     fn any_case() -> impl Strategy<Value = Case> {
@@ -247,16 +259,13 @@ mod tests {
             ],
             proptest::sample::select(vec!["created", "running", "paused", "exited", "dead"]),
             any::<bool>(),
-            any::<bool>(),
-            any::<bool>(),
+            proptest::sample::select(vec![
+                None,
+                Some(Duration::ZERO),
+                Some(FORGOTTEN + Duration::from_secs(1)),
+            ]),
         )
-            .prop_map(|(owner, state, known, seen, old)| Case {
-                owner,
-                state,
-                known,
-                seen,
-                old,
-            })
+            .prop_map(|(owner, state, seen, still)| Case { owner, state, seen, still })
     }
 
     fn judge(owner: &str) -> Alive {
@@ -282,12 +291,11 @@ mod tests {
 
     fn sighted(
         listed: &[Listed],
-        old: impl Fn(&ContainerId) -> bool,
+        since: impl Fn(&ContainerId) -> Option<Duration>,
     ) -> HashMap<ContainerId, Instant> {
         let now = Instant::now();
-        let long_ago = now - FORGOTTEN - Duration::from_secs(1);
-        let since = |one: &Listed| (one.id.clone(), if old(&one.id) { long_ago } else { now });
-        listed.iter().map(since).collect()
+        let ids = listed.iter().map(|one| one.id.clone());
+        ids.filter_map(|id| Some((id.clone(), now - since(&id)?))).collect()
     }
 
     proptest! {
@@ -306,18 +314,19 @@ mod tests {
                 .map(|container| container.id.clone())
                 .filter(|id| of(id).seen)
                 .collect();
-            let unknown_since = sighted(&all, |id| of(id).old);
-            let asker = Asker { me: ME, unknown_since: &unknown_since };
-            let sighting = orphans(&all, asker, &seen_before, |id| of(id).known, judge);
-            for container in &all {
-                let case = of(&container.id);
-                let forgotten = case.owner == Some(ME)
-                    && !case.known
-                    && case.old
-                    && matches!(case.state, "created" | "exited" | "dead");
-                let orphan = case.owner == Some("dead") || forgotten;
-                prop_assert_eq!(sighting.seen.contains(&container.id), orphan);
-                prop_assert_eq!(sighting.remove.contains(&container.id), orphan && case.seen);
+            let still_since = sighted(&all, |id| of(id).still);
+            for starting in [false, true] {
+                let asker = Asker { me: ME, still_since: &still_since, starting };
+                let sighting = orphans(&all, asker, &seen_before, judge);
+                for container in &all {
+                    let case = of(&container.id);
+                    let forgotten = case.owner == Some(ME)
+                        && case.still.is_some_and(|still| !starting || still > FORGOTTEN)
+                        && matches!(case.state, "created" | "exited" | "dead");
+                    let orphan = case.owner == Some("dead") || forgotten;
+                    prop_assert_eq!(sighting.seen.contains(&container.id), orphan);
+                    prop_assert_eq!(sighting.remove.contains(&container.id), orphan && case.seen);
+                }
             }
         }
     }
@@ -333,19 +342,19 @@ mod tests {
             engine.insert(listed(id, Some(owner), "created"));
         }
         let mut sweeper = Sweeper::new(mine.label(), state.path());
-        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        let swept = sweeper.sweep_once(&engine, &|| false).await.unwrap();
         assert_eq!((swept.removed.len(), swept.waiting), (0, 1));
         engine.set(Verb::Remove, Manner::Err);
-        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        let swept = sweeper.sweep_once(&engine, &|| false).await.unwrap();
         assert_eq!((swept.removed.len(), swept.failed.len()), (0, 1));
         engine.set(Verb::Remove, Manner::Ok);
-        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        let swept = sweeper.sweep_once(&engine, &|| false).await.unwrap();
         assert_eq!(swept.removed, [ContainerId("a".into())]);
-        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        let swept = sweeper.sweep_once(&engine, &|| false).await.unwrap();
         assert_eq!((swept.removed.len(), swept.waiting), (0, 0));
         assert_eq!(engine.counts().alive, 2);
         engine.set(Verb::List, Manner::Err);
-        assert!(sweeper.sweep_once(&engine, &|_| false).await.is_err());
+        assert!(sweeper.sweep_once(&engine, &|| false).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -359,14 +368,36 @@ mod tests {
             engine.insert(started(id, Some(mine.label()), "created", at));
         }
         let mut sweeper = Sweeper::new(mine.label(), state.path());
+        let swept = sweeper.sweep_once(&engine, &|| true).await.unwrap();
+        assert_eq!((swept.removed.len(), swept.waiting), (0, 2));
         for _ in 0..3 {
-            let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+            let swept = sweeper.sweep_once(&engine, &|| true).await.unwrap();
             assert_eq!((swept.removed.len(), swept.waiting), (0, 0));
         }
         tokio::time::advance(FORGOTTEN + Duration::from_secs(1)).await;
-        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        let swept = sweeper.sweep_once(&engine, &|| true).await.unwrap();
         assert_eq!((swept.removed.len(), swept.waiting), (0, 2));
-        let swept = sweeper.sweep_once(&engine, &|_| false).await.unwrap();
+        let swept = sweeper.sweep_once(&engine, &|| true).await.unwrap();
         assert_eq!(swept.removed.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_an_engine_lost_in_the_middle_of_a_start_is_found_once_nothing_is_started() {
+        let state = tempfile::tempdir().unwrap();
+        let mine = owner::Owner::claim(state.path()).unwrap();
+        let engine = FakeEngine::silent();
+        engine.insert(listed("half", Some(mine.label()), "created"));
+        engine.insert(listed("whole", Some(mine.label()), "running"));
+        let mut sweeper = Sweeper::new(mine.label(), state.path());
+        // Nothing is being started now, but when the list was made this may have been.
+        let swept = sweeper.sweep_once(&engine, &|| false).await.unwrap();
+        assert_eq!((swept.removed.len(), swept.waiting), (0, 1));
+        let swept = sweeper.sweep_once(&engine, &|| true).await.unwrap();
+        assert_eq!((swept.removed.len(), swept.waiting), (0, 0));
+        let swept = sweeper.sweep_once(&engine, &|| false).await.unwrap();
+        assert_eq!((swept.removed.len(), swept.waiting), (0, 1));
+        let swept = sweeper.sweep_once(&engine, &|| false).await.unwrap();
+        assert_eq!(swept.removed, [ContainerId("half".into())]);
+        assert_eq!(engine.counts().alive, 1);
     }
 }

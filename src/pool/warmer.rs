@@ -195,6 +195,7 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
     let begun_at = Instant::now();
     match shared.source.start().await {
         Ok(container) => {
+            shared.engine_did(true);
             // The watch tells the warmer, which finds the container unfit.
             let lost = container.lost();
             let watch = Arc::downgrade(&shared);
@@ -233,6 +234,7 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
         }
         Err(error) => {
             tracing::warn!(%error, "a container could not be started");
+            shared.engine_did(false);
             drop(slot);
             failed(&shared, error, began);
         }

@@ -133,10 +133,12 @@ async fn a_server_that_is_killed_at_any_moment_leaves_nothing_behind_and_no_half
         let mut next = Server::start_in(Script::builtin(), options(), home, workspace).await;
         let after = changed(&before, round);
         let journals = next.home.path().join("state/mcp-codex-orchestrator/applies");
-        until(RUNNING, &format!("{told}: an apply was not brought to its end"), || {
-            std::fs::read_dir(&journals).map_or(true, |left| left.count() == 0)
-        })
-        .await;
+        let left = || -> Vec<PathBuf> {
+            let entries = std::fs::read_dir(&journals).into_iter().flatten();
+            entries.map(|entry| entry.unwrap().path()).collect()
+        };
+        let what = format!("{told}: an apply was not brought to its end: {:?}", left());
+        until(RUNNING, &what, || left().is_empty()).await;
         let now = files(&next.workspace);
         assert!(now == before || now == after, "{told}: half a change\n{}", next.log());
         applied += u32::from(now == after);

@@ -139,10 +139,14 @@ impl SecondEngine {
         run(Command::new("docker").arg("--host").arg(self.host()).args(arguments))
     }
 
-    /// Containers in any state.
+    /// Containers in any state. One that was killed may list dead ones that it does not have any more.
     pub(crate) fn containers(&self) -> Vec<String> {
         let listed = self.docker(&["ps", "-a", "--format", "{{.ID}} {{.State}}"]).unwrap();
-        listed.lines().map(str::to_owned).collect()
+        let there = |line: &&str| {
+            let (id, state) = line.split_once(' ').unwrap();
+            state != "dead" || self.docker(&["container", "inspect", id]).is_ok()
+        };
+        listed.lines().filter(there).map(str::to_owned).collect()
     }
 
     /// Starts the daemon and waits until it answers.

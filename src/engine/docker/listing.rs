@@ -1,11 +1,18 @@
-//! The list of containers, read by ourselves where the client library cannot.
+//! The list of containers: asked for with the client library, or read by ourselves where it cannot.
+//!
+//! A Docker that was killed with containers in it removes them when it starts again, and may go on to
+//! list one as dead that it does not have any more, until it is started once more (20.10; tried).
+//! There is nothing that could be removed then.
 //!
 //! Podman has states that Docker has not, such as `stopped` for a container that ended and is not
 //! taken down yet. The library refuses the whole list for one word it does not know, and the list
 //! is what leftovers are found by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use bollard::Docker;
+use bollard::errors::Error;
+use bollard::query_parameters::{InspectContainerOptions, ListContainersOptions};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper_util::rt::TokioIo;
@@ -13,6 +20,7 @@ use serde::Deserialize;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::endpoint::Address;
+use super::failure::is_gone;
 use crate::engine::{ByteStream, ContainerId, Listed};
 
 /// Bytes of a list that are read at most: some ten thousand containers.
@@ -28,8 +36,33 @@ struct Container {
     state: Option<String>,
 }
 
-/// All containers in any state that carry the label key. The error is a reason for people.
-pub(super) async fn list(
+/// All containers in any state that carry the label key, and that the engine has.
+pub(super) async fn ask(docker: &Docker, label: &str) -> Result<Vec<Listed>, Error> {
+    let filters = HashMap::from([("label".to_owned(), vec![label.to_owned()])]);
+    let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
+    let mut listed = Vec::new();
+    for container in docker.list_containers(Some(options)).await? {
+        let Some(id) = container.id else { continue };
+        let state = container.state.map(|state| state.to_string()).unwrap_or_default();
+        if state == "dead" && !has(docker, &id).await? {
+            continue;
+        }
+        let labels = container.labels.unwrap_or_default().into_iter().collect();
+        listed.push(Listed { id: ContainerId(id), labels, state });
+    }
+    Ok(listed)
+}
+
+async fn has(docker: &Docker, id: &str) -> Result<bool, Error> {
+    match docker.inspect_container(id, None::<InspectContainerOptions>).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The same without the library. The error is a reason for people.
+pub(super) async fn read(
     address: &Address,
     version: &str,
     label: &str,

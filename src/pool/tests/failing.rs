@@ -153,3 +153,24 @@ async fn what_cannot_be_removed_gives_its_slot_back_and_is_removed_when_it_can_b
     pool.drain().await;
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_removed_is_removed_as_soon_as_the_engine_starts_containers_again() {
+    let source = FakeSource::new();
+    let pool = Pool::start(source.clone(), config(0, 1));
+    let lease = pool.acquire(key(1)).await.unwrap();
+    *source.0.remove.lock() = Gate::Err;
+    *source.0.start.lock() = Gate::Err;
+    drop(lease);
+    // Longer than the longest wait, so that the next try is far away.
+    tokio::time::sleep(Duration::from_secs(90)).await;
+    *source.0.remove.lock() = Gate::Ok;
+    *source.0.start.lock() = Gate::Ok;
+    let mut watch = pool.watch();
+    let _lease = pool.acquire(key(1)).await.unwrap();
+    let began = Instant::now();
+    while source.alive() > 1 {
+        watch.changed().await.unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+}

@@ -14,6 +14,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,7 @@ use super::Direction;
 use super::kill::point;
 use super::plan::Op;
 use super::record::Settled;
-use crate::workspace::{Workspace, WorkspaceKey};
+use crate::workspace::{Workspace, WorkspaceKey, lock};
 
 const VERSION: u32 = 1;
 
@@ -220,8 +221,27 @@ pub(super) fn sweep(state: &Path, key: WorkspaceKey) {
     let _ = fs::remove_file(path_of(state, key).with_extension("new"));
 }
 
+/// The same for every workspace that nobody is working in. Blocks for a moment.
+pub(super) fn sweep_all(state: &Path) -> Result<(), JournalError> {
+    for path in with_extension(state, "new")? {
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let Some((dev, ino)) = name.split_once('-') else { continue };
+        let (Ok(dev), Ok(ino)) = (dev.parse(), ino.parse()) else { continue };
+        let key = WorkspaceKey { dev, ino };
+        // Who has the lock may be writing it.
+        if let Ok(_turn) = lock::exclusive(state, key, Duration::ZERO) {
+            sweep(state, key);
+        }
+    }
+    Ok(())
+}
+
 /// All journals that there are.
 pub(super) fn list(state: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    with_extension(state, "json")
+}
+
+fn with_extension(state: &Path, wanted: &str) -> Result<Vec<PathBuf>, JournalError> {
     let folder = folder(state);
     let failed = |source| JournalError::Io { verb: "looked for", path: folder.clone(), source };
     let entries = match fs::read_dir(&folder) {
@@ -231,7 +251,7 @@ pub(super) fn list(state: &Path) -> Result<Vec<PathBuf>, JournalError> {
     let mut found = Vec::new();
     for entry in entries {
         let path = entry.map_err(failed)?.path();
-        if path.extension().is_some_and(|extension| extension == "json") {
+        if path.extension().is_some_and(|extension| extension == wanted) {
             found.push(path);
         }
     }

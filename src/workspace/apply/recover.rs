@@ -91,7 +91,7 @@ fn pending(state: &Path, workspace: &Workspace) -> Result<Vec<Found>, JournalErr
 
 /// Recovers every workspace whose apply was interrupted and that nobody is working in. Blocks.
 pub fn recover_all(state: &Path) {
-    let found = match journal::list(state) {
+    let found = match journal::sweep_all(state).and_then(|()| journal::list(state)) {
         Ok(found) => found,
         Err(error) => {
             tracing::warn!(%error, "interrupted applies are not looked for");

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::kill_tests::{apply_in, from, killed, opened, place, recover_in, seen, states, undo_in};
 use super::recover::{notes, recover_all};
+use crate::workspace::WorkspaceKey;
 use crate::workspace::change::ChangeState;
 use crate::workspace::fixture::{file, path};
 use crate::workspace::lock::{self, LockError};
@@ -142,6 +143,21 @@ fn a_start_recovers_what_nobody_uses_and_leaves_the_rest() {
     recover_all(&state);
     assert_eq!(gone.read(), from());
     assert_eq!(journals(), 0);
+}
+
+#[test]
+fn a_journal_that_was_not_finished_goes_unless_it_is_being_written() {
+    let [left, written] = [place(), place()];
+    let state = left.dir.path().join("state");
+    let new = |key: WorkspaceKey| state.join(format!("applies/{}-{}.new", key.dev, key.ino));
+    fs::create_dir_all(state.join("applies")).unwrap();
+    for place in [&left, &written] {
+        fs::write(new(place.workspace.key), "{\"version\"").unwrap();
+    }
+    let _turn = lock::exclusive(&state, written.workspace.key, Duration::ZERO).unwrap();
+    recover_all(&state);
+    assert!(!new(left.workspace.key).exists());
+    assert!(new(written.workspace.key).exists());
 }
 
 #[test]
