@@ -13,11 +13,13 @@ pub mod app_server;
 pub mod command;
 pub mod events;
 pub mod exec;
+pub mod home;
 pub mod lines;
 pub mod log;
 pub mod login;
 pub mod outcome;
 pub mod progress;
+pub mod thread;
 
 pub use self::command::CodexCommand;
 pub use self::events::{CodexEvent, EventParser};

@@ -20,12 +20,14 @@ mod connections;
 pub mod drops;
 pub mod ended;
 mod following;
+mod inherited;
 mod output;
 pub mod progress;
 pub mod result;
 mod run;
 mod sending;
 mod stop;
+mod thread;
 mod told;
 mod transfer;
 mod turn;
@@ -166,6 +168,8 @@ pub struct Orchestrator {
     /// The gateway for the settings and the credential it was made for; made anew when one of them
     /// changes.
     gateway: Mutex<Option<(ModelConfig, Gateway)>>,
+    /// What was told of the user's own Codex home last.
+    inherited: Arc<inherited::Told>,
     /// Applies under way, which the end of the server waits for.
     applies: TaskTracker,
     /// Cancelled by [`Orchestrator::stop`]: what takes long is given up.
@@ -263,6 +267,7 @@ impl Orchestrator {
             pool,
             manifests,
             gateway: Mutex::new(None),
+            inherited: Arc::default(),
             applies: TaskTracker::new(),
             ending,
             warm,

@@ -95,6 +95,12 @@ pub struct Request {
     /// As in the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The run whose thread it goes on with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continue_run: Option<String>,
+    /// Whether its thread is to be kept.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_thread: bool,
     /// The label of the orchestrator that has the run, by which others know whether it lives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
@@ -113,6 +119,8 @@ impl Request {
             working_dir: call.working_dir.clone(),
             env_vars: call.env_vars.names().map(str::to_owned).collect(),
             model: call.model.clone(),
+            continue_run: call.thread.continues.clone(),
+            keep_thread: call.thread.keep,
             owner: Some(owner.to_owned()),
         }
     }
@@ -221,6 +229,16 @@ impl Record {
     /// What the proxy decided of the hosts that programs asked for; absent if none was.
     pub fn network_json(&self) -> PathBuf {
         self.folder.join("network.json")
+    }
+
+    /// Codex's thread, if it was kept.
+    pub fn thread_jsonl(&self) -> PathBuf {
+        self.folder.join("thread.jsonl")
+    }
+
+    /// What is known of that thread; written last, so that with it the thread is whole.
+    pub fn thread_json(&self) -> PathBuf {
+        self.folder.join("thread.json")
     }
 
     /// What the changes replaced.
@@ -389,7 +407,7 @@ fn io_error(verb: &'static str, path: &Path, source: io::Error) -> RecordError {
     RecordError::Io { verb, path: path.to_owned(), source }
 }
 
-fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, RecordError> {
+pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, RecordError> {
     let bytes = fs::read(path).map_err(|source| io_error("read", path, source))?;
     serde_json::from_slice(&bytes)
         .map_err(|source| RecordError::Damaged { path: path.to_owned(), source })

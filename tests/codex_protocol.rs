@@ -15,6 +15,7 @@ use codex_binary::codex_binary;
 use mcp_codex_orchestrator::codex::CodexCommand;
 use mcp_codex_orchestrator::codex::app_server::TESTED;
 use mcp_codex_orchestrator::codex::app_server::protocol::{InitializeParams, UNWANTED};
+use mcp_codex_orchestrator::codex::thread::ThreadId;
 use serde_json::{Value, json};
 
 /// A directory of schemas.
@@ -134,13 +135,18 @@ fn what_is_used_of_the_protocol_is_what_the_pinned_codex_speaks() {
     let command = CodexCommand {
         prompt: "p".into(),
         model: Some("m".into()),
+        effort: Some("high".into()),
+        settings: "model_verbosity = \"low\"\n[features]\nx = true\n".parse().unwrap(),
         env_vars: [("A".to_owned(), "b".to_owned())].into(),
         output_schema: Some(json!({"type": "object"})),
         ..CodexCommand::default()
     };
+    let thread = ThreadId::parse("01a206e9-25ab-7c10-af1d-54aa4c6b91f5");
+    let resumes = CodexCommand { resumes: thread, ..command.clone() }.thread().unwrap();
     let said = [
         ("v1/InitializeParams", serde_json::to_value(InitializeParams::ours()).unwrap()),
         ("v2/ThreadStartParams", serde_json::to_value(command.thread().unwrap()).unwrap()),
+        ("v2/ThreadResumeParams", serde_json::to_value(resumes.resume().unwrap()).unwrap()),
         ("v2/TurnStartParams", serde_json::to_value(command.turn()).unwrap()),
     ];
     for (name, value) in said {
@@ -154,6 +160,7 @@ fn what_is_used_of_the_protocol_is_what_the_pinned_codex_speaks() {
     let read = [
         ("v1/InitializeResponse", "userAgent"),
         ("v2/ThreadStartResponse", "thread.id"),
+        ("v2/ThreadResumeResponse", "thread.id"),
         ("v2/TurnStartResponse", "turn.id"),
         ("v2/ErrorNotification", "threadId"),
         ("v2/ErrorNotification", "willRetry"),

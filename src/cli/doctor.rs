@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Context, Outcome, Stopped, auth, engine, out};
+use super::{Context, Outcome, Stopped, auth, engine, out, parts};
 use crate::codex::app_server::TESTED;
+use crate::codex::home::{self, Host, Inherited};
 use crate::container::check_image;
 use crate::engine::Engine;
 use crate::model::{Gateway, Limits};
@@ -56,9 +57,11 @@ pub(super) async fn execute(arguments: &Arguments, context: &Context) -> Result<
     let network = &context.loaded.config.network;
     checks.push(Check::new("network", Ok(network::describe(network))));
     checks.push(credential(context));
+    let inherited = inherited(context);
+    checks.push(Check::new("codex home", Ok(inherited.line(&context.paths.codex_home))));
     checks.push(workspace(context));
     if arguments.live {
-        checks.push(live(context).await);
+        checks.push(live(context, inherited.model.as_deref()).await);
     }
     if arguments.json {
         out::json(&checks)?;
@@ -130,11 +133,22 @@ fn credential(context: &Context) -> Check {
     Check::new("credential", found.map_err(|error| error.to_string()))
 }
 
+/// What runs take over of the user's own Codex home. What is left out is no reason to fail.
+fn inherited(context: &Context) -> Inherited {
+    let config = &context.loaded.config;
+    let host = Host {
+        home: Some(context.paths.home.clone()),
+        workspaces: parts::roots(context, config).paths(),
+        everything: config.codex.inherit_config,
+    };
+    home::read(&context.paths.codex_home, &host)
+}
+
 /// What the provider says to one smallest request.
-async fn live(context: &Context) -> Check {
+async fn live(context: &Context, inherited: Option<&str>) -> Check {
     let config = &context.loaded.config;
     let model = match config.codex.model.as_str() {
-        "" => MODEL,
+        "" => inherited.unwrap_or(MODEL),
         model => model,
     };
     let asked = async {

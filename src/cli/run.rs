@@ -37,6 +37,12 @@ pub struct Arguments {
     /// The model that Codex uses.
     #[arg(long)]
     pub model: Option<String>,
+    /// Go on with the thread of this run.
+    #[arg(long, value_name = "RUN_ID")]
+    pub continue_run: Option<String>,
+    /// Keep the thread, so that a later run can go on with it.
+    #[arg(long)]
+    pub keep_thread: bool,
     /// Print the result as JSON.
     #[arg(long)]
     pub json: bool,
@@ -53,6 +59,7 @@ impl Arguments {
             ("repo", self.repo),
             ("working_dir", self.working_dir),
             ("model", self.model),
+            ("continue_run", self.continue_run),
         ] {
             if let Some(value) = value {
                 map.insert(name.to_owned(), Value::String(value));
@@ -71,6 +78,7 @@ impl Arguments {
             };
             variables.insert(name.to_owned(), Value::String(value.to_owned()));
         }
+        map.insert("keep_thread".to_owned(), Value::Bool(self.keep_thread));
         map.insert("env_vars".to_owned(), Value::Object(variables));
         RunCall::parse(map, &context.loaded.config.run)
     }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde_json::Value;
+use toml::Table;
 
 use super::app_server::protocol::{ThreadStartParams, TurnStartParams, UserInput};
+use super::thread::ThreadId;
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::wire::{PrivateFile, SpawnRequest, WORKSPACE};
 use crate::network::PROXY_ENVIRONMENT;
@@ -48,6 +50,9 @@ const MAX_ENV_VARS: usize = 100 * 1024;
 const CALL_PROFILE: &str = "call";
 const CALL_CONFIG: &str = ".codex/call.config.toml";
 
+/// The user's own instructions; a reset takes them out.
+const AGENTS: &str = ".codex/AGENTS.md";
+
 /// The schema of the answer, for `codex exec`; a reset empties the directory.
 const SCHEMA: &str = ".codex/answer.schema.json";
 
@@ -58,12 +63,22 @@ pub struct CodexCommand {
     pub prompt: String,
     /// `None`: Codex's own default.
     pub model: Option<String>,
+    /// How hard the model thinks; `None`: Codex's own default.
+    pub effort: Option<String>,
+    /// The text of the user's own AGENTS.md, which comes before those of the workspace.
+    pub agents: Option<String>,
+    /// More of Codex's configuration.
+    pub settings: Table,
     /// Inside the workspace; `None`: its root.
     pub working_dir: Option<RelPath>,
     /// For the commands that Codex runs, not for Codex itself.
     pub env_vars: BTreeMap<String, String>,
     /// The form of the last message, a JSON schema.
     pub output_schema: Option<Value>,
+    /// Whether Codex writes the thread down, so that it can be kept.
+    pub keep_thread: bool,
+    /// The thread to go on with, whose file must be in the container; `None`: a new one.
+    pub resumes: Option<ThreadId>,
 }
 
 impl fmt::Debug for CodexCommand {
@@ -71,6 +86,7 @@ impl fmt::Debug for CodexCommand {
         let names: Vec<&str> = self.env_vars.keys().map(String::as_str).collect();
         f.debug_struct("CodexCommand")
             .field("model", &self.model)
+            .field("effort", &self.effort)
             .field("working_dir", &self.working_dir)
             .field("env_vars", &names)
             .finish_non_exhaustive()
@@ -93,7 +109,6 @@ impl CodexCommand {
             "exec",
             "--json",
             "--dangerously-bypass-approvals-and-sandbox",
-            "--ephemeral",
             "--skip-git-repo-check",
             "--color",
             "never",
@@ -102,20 +117,34 @@ impl CodexCommand {
         ]
         .map(String::from)
         .into();
+        if self.is_ephemeral() {
+            argv.push("--ephemeral".into());
+        }
         if let Some(model) = self.model.as_deref().filter(|model| !model.is_empty()) {
             // In one word, so that a name that begins with a dash is no flag.
             argv.push(format!("--model={model}"));
         }
-        let mut files = Vec::new();
-        if !self.env_vars.is_empty() {
+        if let Some(effort) = &self.effort {
+            let mut option = String::from("model_reasoning_effort=");
+            push_toml_string(&mut option, effort);
+            argv.extend(["-c".to_owned(), option]);
+        }
+        let mut files = self.files();
+        if !self.env_vars.is_empty() || !self.settings.is_empty() {
             argv.push(format!("--profile={CALL_PROFILE}"));
-            let table = toml_table(&self.env_vars);
-            let contents = format!("[shell_environment_policy]\nset = {table}\n");
+            let mut contents = self.settings.to_string();
+            if !self.env_vars.is_empty() {
+                let table = toml_table(&self.env_vars);
+                contents.push_str(&format!("[shell_environment_policy]\nset = {table}\n"));
+            }
             files.push(PrivateFile { path: CALL_CONFIG.into(), contents });
         }
         if let Some(schema) = &self.output_schema {
             argv.push(format!("--output-schema=/home/codex/{SCHEMA}"));
             files.push(PrivateFile { path: SCHEMA.into(), contents: schema.to_string() });
+        }
+        if let Some(thread) = &self.resumes {
+            argv.extend(["resume".to_owned(), thread.as_str().to_owned()]);
         }
         argv.push("-".into());
         let stdin = self.prompt.clone();
@@ -137,7 +166,7 @@ impl CodexCommand {
             argv: argv.map(String::from).into(),
             env: Self::env(),
             cwd: WORKSPACE.into(),
-            files: Vec::new(),
+            files: self.files(),
             stdin: String::new(),
             nonce: nonce.into(),
         }
@@ -152,13 +181,25 @@ impl CodexCommand {
         check_env_vars(&self.env_vars)
             .map_err(|sentence| Failure::new(ErrorKind::InvalidArgument, sentence))?;
         let mut config = BTreeMap::new();
+        dotted(&self.settings, "", &mut config);
         if !self.env_vars.is_empty() {
             let variables = self.env_vars.iter();
             let variables = variables.map(|(name, value)| (name.clone(), value.clone().into()));
             let set = Value::Object(variables.collect());
             config.insert("shell_environment_policy.set".to_owned(), set);
         }
-        Ok(ThreadStartParams { cwd: self.cwd()?, ephemeral: true, config })
+        Ok(ThreadStartParams {
+            cwd: self.cwd()?,
+            ephemeral: self.is_ephemeral(),
+            config,
+            resumes: self.resumes.as_ref().map(|thread| thread.as_str().to_owned()),
+            model: self.model.clone().filter(|model| !model.is_empty()),
+        })
+    }
+
+    /// Whether Codex writes nothing of the thread. What goes on with one writes to its file.
+    fn is_ephemeral(&self) -> bool {
+        !self.keep_thread && self.resumes.is_none()
     }
 
     /// The turn of `codex app-server`.
@@ -167,8 +208,15 @@ impl CodexCommand {
             thread_id: String::new(),
             input: vec![UserInput::Text { text: self.prompt.clone() }],
             model: self.model.clone().filter(|model| !model.is_empty()),
+            effort: self.effort.clone(),
             output_schema: self.output_schema.clone(),
         }
+    }
+
+    /// What Codex reads when it starts or opens a thread.
+    fn files(&self) -> Vec<PrivateFile> {
+        let agents = self.agents.clone().into_iter();
+        agents.map(|contents| PrivateFile { path: AGENTS.into(), contents }).collect()
     }
 
     fn env() -> Vec<(String, String)> {
@@ -241,6 +289,39 @@ pub fn check_env_vars(env_vars: &BTreeMap<String, String>) -> Result<(), String>
     Ok(())
 }
 
+/// Settings by dotted name, as a thread takes them: down to single values, so that nothing beside
+/// them is replaced. A table with a key that has a dot or the like goes as it is.
+fn dotted(table: &Table, prefix: &str, out: &mut BTreeMap<String, Value>) {
+    let bare = |key: &str| {
+        !key.is_empty() && key.bytes().all(|c| c.is_ascii_alphanumeric() || b"_-".contains(&c))
+    };
+    for (key, value) in table {
+        let name = format!("{prefix}{key}");
+        match value {
+            toml::Value::Table(inner) if !inner.is_empty() && inner.keys().all(|key| bare(key)) => {
+                dotted(inner, &format!("{name}."), out);
+            }
+            value => {
+                out.insert(name, json(value));
+            }
+        }
+    }
+}
+
+fn json(value: &toml::Value) -> Value {
+    match value {
+        toml::Value::String(text) => text.as_str().into(),
+        toml::Value::Integer(number) => (*number).into(),
+        toml::Value::Float(number) => (*number).into(),
+        toml::Value::Boolean(flag) => (*flag).into(),
+        toml::Value::Datetime(time) => time.to_string().into(),
+        toml::Value::Array(items) => items.iter().map(json).collect(),
+        toml::Value::Table(table) => {
+            Value::Object(table.iter().map(|(key, value)| (key.clone(), json(value))).collect())
+        }
+    }
+}
+
 /// An inline table of strings in TOML.
 fn toml_table(table: &BTreeMap<String, String>) -> String {
     let mut out = String::from("{");
@@ -302,8 +383,8 @@ mod tests {
         let request = command.spawn_request("n").unwrap();
         assert_eq!(
             request.argv.join("\n"),
-            "codex\nexec\n--json\n--dangerously-bypass-approvals-and-sandbox\n--ephemeral\n\
-             --skip-git-repo-check\n--color\nnever\n-C\n/app/a b/c\n--model=-x\n\
+            "codex\nexec\n--json\n--dangerously-bypass-approvals-and-sandbox\n\
+             --skip-git-repo-check\n--color\nnever\n-C\n/app/a b/c\n--ephemeral\n--model=-x\n\
              --profile=call\n-"
         );
         let [file] = &request.files[..] else { panic!("{:?}", request.files) };
@@ -316,6 +397,53 @@ mod tests {
         assert_eq!(request.cwd, "/app/a b/c");
         assert_eq!(request.nonce, "n");
         assert!(!request.env.iter().any(|(name, _)| name == "A" || name.contains("KEY")));
+    }
+
+    #[test]
+    fn a_thread_is_written_down_only_if_it_is_kept_or_gone_on_with() {
+        let id = ThreadId::parse("01a206e9-25ab-7c10-af1d-54aa4c6b91f5").unwrap();
+        let resume = format!("resume\n{}\n-", id.as_str());
+        for (keep_thread, resumes, is_ephemeral) in
+            [(false, None, true), (true, None, false), (false, Some(id.clone()), false)]
+        {
+            let goes_on = resumes.is_some();
+            let command = CodexCommand { keep_thread, resumes, ..CodexCommand::default() };
+            let argv = command.spawn_request("n").unwrap().argv.join("\n");
+            assert_eq!(argv.contains("--ephemeral"), is_ephemeral, "{argv}");
+            assert_eq!(argv.ends_with(&resume), goes_on, "{argv}");
+            assert_eq!(command.thread().unwrap().ephemeral, is_ephemeral);
+        }
+    }
+
+    #[test]
+    fn settings_reach_codex_both_ways_and_files_before_it_starts() {
+        let text = "a = 1\n[t]\nb = \"c\"\n[t.\"x.y\"]\nd = [1, 2]\n";
+        let command = CodexCommand {
+            effort: Some("high".into()),
+            agents: Some("rules".into()),
+            settings: text.parse().unwrap(),
+            env_vars: vars(&[("A", "b")]),
+            ..CodexCommand::default()
+        };
+        let request = command.spawn_request("n").unwrap();
+        assert!(
+            request.argv.join(" ").contains("-c model_reasoning_effort=\"high\" --profile=call -")
+        );
+        let [agents, config] = &request.files[..] else { panic!("{:?}", request.files) };
+        assert_eq!((&*agents.path, &*agents.contents), (".codex/AGENTS.md", "rules"));
+        let mut want: Table = text.parse().unwrap();
+        want.insert(
+            "shell_environment_policy".into(),
+            "set = {A = \"b\"}".parse::<Table>().unwrap().into(),
+        );
+        assert_eq!(config.contents.parse::<Table>().unwrap(), want);
+        assert_eq!(command.app_server_request("n").files, std::slice::from_ref(agents));
+        let config = serde_json::to_value(command.thread().unwrap().config).unwrap();
+        let want = serde_json::json!({
+            "a": 1, "t": {"b": "c", "x.y": {"d": [1, 2]}}, "shell_environment_policy.set": {"A": "b"}
+        });
+        assert_eq!(config, want);
+        assert_eq!(command.turn().effort.as_deref(), Some("high"));
     }
 
     #[test]

@@ -36,6 +36,23 @@ pub struct Usage {
     pub reasoning_output_tokens: u64,
 }
 
+impl Usage {
+    /// What was used since `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            input_tokens: self.input_tokens.saturating_sub(before.input_tokens),
+            cached_input_tokens: self
+                .cached_input_tokens
+                .saturating_sub(before.cached_input_tokens),
+            output_tokens: self.output_tokens.saturating_sub(before.output_tokens),
+            reasoning_output_tokens: self
+                .reasoning_output_tokens
+                .saturating_sub(before.reasoning_output_tokens),
+        }
+    }
+}
+
 /// How far the turn came.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Turn {
@@ -263,7 +280,7 @@ fn told(error: &str) -> Failure {
 }
 
 /// The message in an error body, which Codex repeats whole for some statuses; else `error` itself.
-fn provider_message(error: &str) -> String {
+pub(super) fn provider_message(error: &str) -> String {
     let body: Option<serde_json::Value> = serde_json::from_str(error).ok();
     let message = body.as_ref().and_then(|body| body["error"]["message"].as_str());
     message.unwrap_or(error).to_owned()

@@ -13,6 +13,9 @@ use crate::job::call::nearest;
 /// The sections of single workspaces.
 const REPO: &str = "repo";
 
+/// The table whose keys are Codex's.
+const PASSED_ON: &str = "codex.config";
+
 /// Bytes from which on a wrong value of `[model]` may be a secret.
 const SECRET_LEN: usize = 12;
 
@@ -269,6 +272,8 @@ impl Layers {
             ConfigError::Value { place: place.clone(), key: name.clone(), problem }
         };
         let default = self.defaults.get(section).and_then(|keys| keys.get(key));
+        // What Codex takes there is its own affair.
+        let default = default.filter(|_| name != PASSED_ON || !value.is_table());
         if let Some(problem) = default.and_then(|default| wrong_type(default, &value)) {
             return Err(refuse(problem));
         }

@@ -4,7 +4,6 @@
 //! sentence that names the argument, what it was and what it may be. Nothing is started, written or
 //! recorded before the whole call has passed.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -14,12 +13,29 @@ use serde_json::{Map, Value};
 use crate::config::RunConfig;
 use crate::failure::{ErrorKind, Failure};
 
+mod env_vars;
+mod thread;
+
+pub use self::env_vars::EnvVars;
+pub(crate) use self::env_vars::name_of;
+use self::env_vars::parse_env_vars;
+pub use self::thread::ThreadCall;
+
 /// Bytes of a prompt at most.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 
 /// The arguments of `codex_run`, in the order in which they are documented.
-pub const RUN_ARGUMENTS: [&str; 7] =
-    ["prompt", "mode", "timeout", "repo", "working_dir", "env_vars", "model"];
+pub const RUN_ARGUMENTS: [&str; 9] = [
+    "prompt",
+    "mode",
+    "timeout",
+    "repo",
+    "working_dir",
+    "env_vars",
+    "model",
+    "continue_run",
+    "keep_thread",
+];
 
 /// What Codex may do with the workspace.
 #[derive(
@@ -70,66 +86,6 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Variables for the commands that Codex runs. The values are often secrets, so `Debug` has names
-/// only, and there is no `Serialize`.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct EnvVars(BTreeMap<String, String>);
-
-impl EnvVars {
-    /// Adds one variable.
-    ///
-    /// # Errors
-    ///
-    /// A sentence if the name is empty or has `=` or NUL, or the value has NUL.
-    pub fn insert(&mut self, name: String, value: String) -> Result<(), Failure> {
-        if name.is_empty() {
-            return Err(invalid("env_vars has an empty name; give every variable a name"));
-        }
-        if name.contains(['=', '\0']) {
-            return Err(invalid(format!(
-                "env_vars has the name {}, but a name may not contain \"=\" or NUL",
-                quoted(&name_of(&name))
-            )));
-        }
-        if value.contains('\0') {
-            return Err(invalid(format!(
-                "the value of env_vars.{name} contains NUL, which no environment can hold; remove it"
-            )));
-        }
-        self.0.insert(name, value);
-        Ok(())
-    }
-
-    /// Names with values.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
-    }
-
-    /// The names alone, which may be written down.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-/// A wrong name as it may be shown: what follows "=" is most likely a value.
-pub(crate) fn name_of(wrong: &str) -> String {
-    match wrong.find(['=', '\0']) {
-        Some(at) => format!("{}…", &wrong[..=at]),
-        None => wrong.to_owned(),
-    }
-}
-
-impl fmt::Debug for EnvVars {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
-    }
-}
-
 /// One `codex_run`, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunCall {
@@ -147,6 +103,8 @@ pub struct RunCall {
     pub env_vars: EnvVars,
     /// The model, if not the setting's.
     pub model: Option<String>,
+    /// What becomes of the thread, and which one it is.
+    pub thread: ThreadCall,
 }
 
 impl RunCall {
@@ -175,6 +133,7 @@ impl RunCall {
             working_dir: None,
             env_vars: EnvVars::default(),
             model: None,
+            thread: ThreadCall::default(),
         })
     }
 
@@ -201,6 +160,7 @@ impl RunCall {
             call.env_vars = parse_env_vars(variables)?;
         }
         call.model = take_not_blank(&mut arguments, "model")?;
+        call.thread = ThreadCall::take(&mut arguments)?;
         Ok(call)
     }
 }
@@ -434,29 +394,6 @@ fn parse_timeout(value: &Value, limits: &RunConfig) -> Result<Duration, Failure>
                 shown(value)
             ))
         })
-}
-
-fn parse_env_vars(value: Value) -> Result<EnvVars, Failure> {
-    let Value::Object(map) = value else {
-        return Err(invalid(format!(
-            "env_vars must be an object of strings, but was {}",
-            kind_of(&value)
-        )));
-    };
-    let mut variables = EnvVars::default();
-    for (name, value) in map {
-        match value {
-            Value::String(value) => variables.insert(name, value)?,
-            // The value itself is not shown: it may be a secret.
-            other => {
-                return Err(invalid(format!(
-                    "the value of env_vars.{name} must be a string, but was {}",
-                    kind_of(&other)
-                )));
-            }
-        }
-    }
-    Ok(variables)
 }
 
 fn kind_of(value: &Value) -> &'static str {

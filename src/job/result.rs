@@ -155,7 +155,7 @@ pub struct RunResult {
     /// Why no waiting container was used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cold_reason: Option<String>,
-    /// Whether the thread can be continued.
+    /// Whether the thread was kept, so that `continue_run` can go on with it.
     pub thread_kept: bool,
     /// Tokens; left out if Codex reported none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -272,7 +272,8 @@ impl RunResult {
         let run_id = self.run_id.as_deref().unwrap_or_default();
         push_paragraph(&mut text, &ignored::text(&self.ignored_new, run_id));
         if let Some(run_id) = &self.run_id {
-            push_paragraph(&mut text, &format!("Run {run_id}"));
+            let kept = if self.thread_kept { "; continue_run goes on with its thread" } else { "" };
+            push_paragraph(&mut text, &format!("Run {run_id}{kept}"));
         }
         text
     }

@@ -11,6 +11,7 @@ use crate::codex::command::CodexCommand;
 use crate::codex::exec::CodexRun;
 use crate::codex::log::LimitedLog;
 use crate::codex::outcome::{CodexOutcome, judge};
+use crate::codex::thread::ThreadId;
 use crate::config::NetworkConfig;
 use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
@@ -32,6 +33,7 @@ use super::following::Start;
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Status};
 use super::stop::Stop;
+use super::thread::{self, Kept};
 use super::told::{
     cancelled, gateway_notes, given_up, join, last_bytes, lost, not_started, over_tokens,
     timed_out, with_fate,
@@ -39,6 +41,7 @@ use super::told::{
 use super::transfer::{collect_changes, keeper_failure, sort_out};
 use super::{Orchestrator, Settings, blocking, changes, commits};
 
+mod kept;
 mod send;
 
 /// What a run needs, checked before anything is started.
@@ -48,6 +51,10 @@ struct Prepared {
     record: Record,
     /// What Codex is started with.
     start: Start,
+    /// The thread that goes on.
+    continues: Option<Kept>,
+    /// The model that Codex is given.
+    model: Option<String>,
     /// See [`Job`].
     keeps: bool,
 }
@@ -79,6 +86,7 @@ pub(super) async fn run(
         cancel,
         accepted,
         keeps: prepared.keeps,
+        thread: None,
         result: &mut result,
     };
     if let Err(failure) = job.go(&prepared).await {
@@ -112,24 +120,39 @@ async fn prepare(
     let gateway = orchestrator.gateway()?;
     let roots = settings.roots.clone();
     let runs = orchestrator.places.runs.clone();
+    let state = orchestrator.places.state.clone();
     let default_model = settings.config.codex.model.clone();
     let way = settings.config.codex.start;
     let owner = orchestrator.owner.clone();
+    let (codex_home, lookup) =
+        (orchestrator.places.codex_home.clone(), orchestrator.lookup.clone());
+    let told = Arc::clone(&orchestrator.inherited);
     let (call, settings) = (call.clone(), Arc::clone(settings));
     blocking(move || {
         let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
         let keeps = settings.keeps_built(&workspace);
+        let continues = call.thread.continues.as_deref();
+        let continues =
+            continues.map(|run| thread::open(&runs, &state, &workspace.path, run)).transpose()?;
+        // A thread stays with its model: another one would have to be told all of it anew.
+        let model = call.model.clone().or_else(|| continues.as_ref()?.model.clone());
+        let model = model.or(Some(default_model).filter(|model| !model.is_empty()));
         let variables = call.env_vars.iter();
-        let command = CodexCommand {
+        let mut command = CodexCommand {
             prompt: call.prompt.clone(),
-            model: call.model.clone().or(Some(default_model).filter(|model| !model.is_empty())),
+            model,
             working_dir: workspace.working_dir.clone(),
             env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             output_schema: None,
+            keep_thread: call.thread.keep,
+            resumes: continues.as_ref().map(|kept| kept.id.clone()),
+            ..CodexCommand::default()
         };
+        settings.inherit(&mut command, &codex_home, &lookup, &told);
+        let model = command.model.clone();
         let start = Start::new(way, command, &uuid::Uuid::new_v4().to_string())?;
         let record = Record::create(&runs, &Request::new(&call, &workspace.path, &owner))?;
-        Ok::<_, Failure>(Prepared { workspace, gateway, record, start, keeps })
+        Ok::<_, Failure>(Prepared { workspace, gateway, record, start, continues, model, keeps })
     })
     .await
 }
@@ -148,6 +171,8 @@ struct Job<'a> {
     accepted: Instant,
     /// Whether what it builds stays for the next run on the same workspace.
     keeps: bool,
+    /// The thread, once Codex has named it.
+    thread: Option<ThreadId>,
     result: &'a mut RunResult,
 }
 
@@ -181,6 +206,7 @@ impl Job<'_> {
                 drop(keeper);
                 lease.settle(match failure.kind {
                     ErrorKind::ContainerLost => JobEnd::Lost,
+                    ErrorKind::TransferFailed => JobEnd::TransferFailed,
                     _ => JobEnd::NotStarted,
                 });
                 return Err(failure);
@@ -188,7 +214,7 @@ impl Job<'_> {
         };
         let was_ended = stop.is_by_us();
         let (end, mut failure) = self.judge(&stop, &outcome);
-        self.tell(&outcome, failure.as_ref(), &prepared.gateway);
+        self.tell(&outcome, failure.as_ref(), prepared);
         if matches!(stop, Stop::Lost(_)) {
             drop(keeper);
             lease.settle(JobEnd::Lost);
@@ -279,6 +305,9 @@ impl Job<'_> {
     ) -> Result<(Stop, CodexOutcome), Failure> {
         self.progress.say("Starting Codex");
         let config = &self.settings.config;
+        if let Some(kept) = &prepared.continues {
+            thread::put(keeper, kept, config.run.transfer_timeout).await?;
+        }
         // The container's own: the settings may have changed since it was started.
         let mode = lease.container().network().clone();
         let network = NetworkConfig { mode, ..config.network.clone() };
@@ -375,7 +404,7 @@ impl Job<'_> {
     }
 
     /// Puts what Codex said into the result.
-    fn tell(&mut self, outcome: &CodexOutcome, failure: Option<&Failure>, gateway: &Gateway) {
+    fn tell(&mut self, outcome: &CodexOutcome, failure: Option<&Failure>, prepared: &Prepared) {
         let exit_code = outcome
             .exit
             .as_ref()
@@ -390,8 +419,9 @@ impl Job<'_> {
             output = join(&output, outcome.stderr_tail.trim_end());
         }
         // Redacted first: the cut might leave a part of what would be known as a secret.
-        self.result.output = last_bytes(&gateway.redact(&output), limit);
-        self.result.usage = outcome.usage;
+        self.result.output = last_bytes(&prepared.gateway.redact(&output), limit);
+        self.result.usage = prepared.of_this_run(outcome.usage);
+        self.thread = outcome.thread_id.as_deref().and_then(ThreadId::parse);
         if failure.is_none() && outcome.exit.as_ref().is_some_and(|exit| exit.out_of_memory) {
             self.result.notes.push(MEMORY.to_owned());
         }
@@ -402,9 +432,10 @@ impl Job<'_> {
         &mut self,
         keeper: &Keeper,
         snapshot: Arc<Snapshot>,
-        Prepared { workspace, record, .. }: &Prepared,
+        prepared: &Prepared,
     ) -> Result<(ChangeSet, Vec<IgnoredTotal>), (JobEnd, Failure)> {
         self.progress.say("Collecting the changes");
+        let Prepared { workspace, record, .. } = prepared;
         let config = &self.settings.config.run;
         let began = Instant::now();
         let limit = config.end_timeout;
@@ -439,6 +470,9 @@ impl Job<'_> {
             let bytes = self.settings.config.workspace.max_bytes;
             let limits = commits::Limits { bytes, time: config.transfer_timeout };
             self.result.commits = commits::take_out(keeper, base, record, limits).await;
+        }
+        if self.call.thread.keep {
+            self.keep_thread(keeper, prepared).await;
         }
         let took = began.elapsed();
         self.result.timings_ms.collect = Some(milliseconds(took));

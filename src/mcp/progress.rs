@@ -1,5 +1,6 @@
-//! Progress notifications: the first at once, then one for each new stage and at least one every
-//! [`HEARTBEAT`], because clients give up calls that say nothing.
+//! Progress notifications: the first at once, then what is newest at most every [`SHORTEST`], and at
+//! least one every [`HEARTBEAT`], because clients give up calls that say nothing. What was newest at
+//! the end of the call is told before its answer.
 //!
 //! The progress value is the time in seconds since the call was accepted, and strictly increases
 //! as the protocol asks, even if two notifications fall into one millisecond.
@@ -7,7 +8,7 @@
 use std::time::Duration;
 
 use rmcp::model::{ProgressNotificationParam, ProgressToken};
-use rmcp::{Peer, RoleServer};
+use rmcp::{Peer, RoleServer, ServiceError};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -16,8 +17,9 @@ use crate::job::progress::ProgressReceiver;
 /// The longest time between two notifications.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 
-/// The shortest time between two notifications; stages that pass faster are not shown.
-const SHORTEST: Duration = Duration::from_millis(50);
+/// The shortest time between two notifications; what passes faster is not shown, but always what
+/// came last.
+const SHORTEST: Duration = Duration::from_millis(250);
 
 /// How long the last notification may hold up the answer. A client that does not read gets its
 /// answer late anyway.
@@ -60,28 +62,43 @@ async fn forward(
     let mut last = 0.0_f64;
     loop {
         let elapsed = stages.elapsed();
-        let progress = next_value(last, elapsed);
-        last = progress;
-        let message = format!("{} ({} s)", stages.stage(), elapsed.as_secs());
-        let notification =
-            ProgressNotificationParam::new(token.clone(), progress).with_message(message);
+        last = next_value(last, elapsed);
+        let told = stages.stage();
         // A notification that began to go out is not dropped here: cut off, it might be sent after
         // the answer.
-        if peer.notify_progress(notification).await.is_err() {
+        if notify(&peer, &token, last, &told, elapsed).await.is_err() {
             return;
         }
-        tokio::select! {
+        let more = async {
+            tokio::time::sleep(SHORTEST).await;
+            tokio::time::timeout(HEARTBEAT - SHORTEST, stages.changed()).await.unwrap_or(true)
+        };
+        let more = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(SHORTEST) => {}
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            more = stages.changed() => if !more { return },
-            () = tokio::time::sleep(HEARTBEAT - SHORTEST) => {}
+            () = stop.cancelled() => false,
+            more = more => more,
+        };
+        if !more {
+            let (newest, elapsed) = (stages.stage(), stages.elapsed());
+            if newest != told {
+                let _ = notify(&peer, &token, next_value(last, elapsed), &newest, elapsed).await;
+            }
+            return;
         }
     }
+}
+
+async fn notify(
+    peer: &Peer<RoleServer>,
+    token: &ProgressToken,
+    progress: f64,
+    stage: &str,
+    elapsed: Duration,
+) -> Result<(), ServiceError> {
+    let message = format!("{stage} ({} s)", elapsed.as_secs());
+    let notification =
+        ProgressNotificationParam::new(token.clone(), progress).with_message(message);
+    peer.notify_progress(notification).await
 }
 
 /// Seconds, to the millisecond, and more than `last`.

@@ -65,6 +65,19 @@ pub fn run_input(limits: &RunConfig) -> Schema {
                 "minLength": 1,
                 "description": "The model that Codex uses. Default: the one the server was set up \
                     with, else Codex's own."
+            },
+            "continue_run": {
+                "type": "string",
+                "minLength": 1,
+                "description": "The run_id of an earlier run whose thread goes on, on the same \
+                    workspace: Codex still knows what was said and done in it. That run must have \
+                    had keep_thread. Default: a new thread."
+            },
+            "keep_thread": {
+                "type": "boolean",
+                "default": false,
+                "description": "Keep Codex's thread, so that a later call can go on with it by \
+                    continue_run."
             }
         }
     }))

@@ -53,6 +53,8 @@ mod tests {
             working_dir: None,
             env_vars: Vec::new(),
             model: None,
+            continue_run: None,
+            keep_thread: false,
             owner: None,
         }
     }

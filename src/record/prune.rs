@@ -4,7 +4,7 @@
 //!  within runs.keep, runs.max_bytes and runs.keep_for ─────────────────────> stays
 //!  over ── may go on, is in use, or waits to be recovered ─────────────────> stays
 //!       ── made, applied or taken back less than keep_for ago, with changes
-//!          that are held, or with what the workspace had before (for an undo) > slim: its logs go
+//!          that are held, or with what the workspace had before (for an undo) > slim: its logs and thread go
 //!       ── else ───────────────────────────────────────────────────────────> goes
 //! ```
 //!
@@ -175,9 +175,15 @@ fn candidate(record: &Record, state: &Path, now: SystemTime) -> Candidate {
     }
 }
 
-/// What may go from a record that stays.
-fn logs(record: &Record) -> [PathBuf; 3] {
-    [record.events_jsonl(), record.stderr_log(), record.log_jsonl()]
+/// What may go from a record that stays: its logs, and its thread.
+fn logs(record: &Record) -> [PathBuf; 5] {
+    [
+        record.thread_json(),
+        record.thread_jsonl(),
+        record.events_jsonl(),
+        record.stderr_log(),
+        record.log_jsonl(),
+    ]
 }
 
 fn remove_logs(record: &Record) -> io::Result<()> {

@@ -83,6 +83,8 @@ fn request(owner: Option<String>) -> Request {
         working_dir: None,
         env_vars: Vec::new(),
         model: None,
+        continue_run: None,
+        keep_thread: false,
         owner,
     }
 }

@@ -13,6 +13,8 @@ fn request() -> Request {
         working_dir: None,
         env_vars: vec!["TOKEN".into()],
         model: None,
+        continue_run: None,
+        keep_thread: false,
         owner: None,
     }
 }
@@ -105,6 +107,7 @@ fn a_request_has_no_value_of_a_variable() {
         working_dir: None,
         env_vars: crate::job::call::EnvVars::default(),
         model: None,
+        thread: crate::job::call::ThreadCall::default(),
     };
     call.env_vars.insert("TOKEN".into(), "hunter2".into()).unwrap();
     let text = serde_json::to_string(&Request::new(&call, Path::new("/w"), "me")).unwrap();

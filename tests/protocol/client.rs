@@ -59,6 +59,12 @@ impl Jobs for Script {
                         tokio::time::sleep(Duration::from_secs(1)).await;
                     }
                 }
+                "many" => {
+                    for stage in 0..1000 {
+                        progress.say(format!("stage {stage}"));
+                        tokio::time::sleep(Duration::from_millis(3)).await;
+                    }
+                }
                 "long" => tokio::time::sleep(Duration::from_secs(60)).await,
                 "deaf" => std::future::pending().await,
                 "panic" => panic!("as asked"),

@@ -165,6 +165,19 @@ async fn each_new_stage_is_told_and_nothing_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn at_most_four_stages_a_second_are_told_and_always_the_last_one() {
+    let notifications = notifications_of("many").await;
+    let values: Vec<f64> =
+        notifications.iter().map(|params| params["progress"].as_f64().unwrap()).collect();
+    let (last, before) = values.split_last().unwrap();
+    // The last one comes with the answer.
+    assert!(before.windows(2).all(|pair| pair[1] - pair[0] > 0.248), "{values:?}");
+    assert!(*last >= 2.9 && values.len() >= 10, "{values:?}");
+    let told = notifications.last().unwrap()["message"].as_str().unwrap();
+    assert!(told.starts_with("stage 999 "), "{told}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_run_with_nothing_new_still_tells_that_it_lives() {
     let notifications = notifications_of("long").await;
     assert!(notifications[0]["progress"].as_f64().unwrap() < 1.0);

@@ -194,7 +194,7 @@ impl Conversation {
     ) {
         let (want, method) = match self.state {
             State::Initializing => (INITIALIZE, "initialize"),
-            State::Opening => (THREAD_START, "thread/start"),
+            State::Opening => (THREAD_START, "the opening of a thread"),
             State::Asking => (TURN_START, "turn/start"),
             State::Waiting | State::Turn | State::Over => (0, ""),
         };
@@ -225,14 +225,19 @@ impl Conversation {
             return Some(());
         }
         push(out, &json!({"method": "initialized"}));
-        say(out, THREAD_START, "thread/start", &self.open);
+        match self.open.resume() {
+            Some(resume) => say(out, THREAD_START, "thread/resume", resume),
+            None => say(out, THREAD_START, "thread/start", &self.open),
+        }
         self.state = State::Opening;
         Some(())
     }
 
     fn opened(&mut self, result: &Value) -> Option<()> {
         let result: ThreadStartResult = read(result)?;
-        self.thread = Some(result.thread.id).filter(|id| fits(id))?;
+        let asked = self.open.resumes.as_ref();
+        self.thread = Some(result.thread.id)
+            .filter(|id| fits(id) && asked.is_none_or(|asked| asked == id))?;
         self.state = State::Waiting;
         Some(())
     }

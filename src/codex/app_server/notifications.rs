@@ -83,6 +83,7 @@ const KNOWN: &[&str] = &[
     "serverRequest/resolved",
     "skills/changed",
     "thread/compacted",
+    "thread/goal/cleared",
     "thread/name/updated",
     "thread/settings/updated",
     "thread/started",

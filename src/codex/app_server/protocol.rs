@@ -87,8 +87,11 @@ pub struct InitializeResult {
     pub user_agent: String,
 }
 
-/// Parameters of `thread/start`: what a thread cannot change later. `Debug` has no values of the
-/// configuration, since `env_vars` are in it.
+/// Parameters of `thread/start`: what a thread cannot change later; with [`resumes`] set, those of
+/// [`thread/resume`]. `Debug` has no values of the configuration, since `env_vars` are in it.
+///
+/// [`resumes`]: Self::resumes
+/// [`thread/resume`]: Self::resume
 #[derive(Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ThreadStartParams {
@@ -99,6 +102,51 @@ pub struct ThreadStartParams {
     /// Settings on top of Codex's configuration, by dotted name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, Value>,
+    /// The thread to go on with; `None`: a new one.
+    #[serde(skip)]
+    pub resumes: Option<String>,
+    /// The model with which it goes on; a new one is told with each turn.
+    #[serde(skip)]
+    pub model: Option<String>,
+}
+
+impl ThreadStartParams {
+    /// The parameters of `thread/resume`, if a thread is gone on with.
+    pub fn resume(&self) -> Option<ThreadResumeParams<'_>> {
+        self.resumes.as_deref().map(|thread_id| ThreadResumeParams {
+            thread_id,
+            cwd: &self.cwd,
+            config: &self.config,
+            model: self.model.as_deref(),
+            exclude_turns: true,
+        })
+    }
+}
+
+/// Parameters of `thread/resume`. Its answer is that of `thread/start`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ThreadResumeParams<'a> {
+    /// The thread.
+    pub thread_id: &'a str,
+    /// Where commands run from now on.
+    pub cwd: &'a str,
+    /// As for a new one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: &'a BTreeMap<String, Value>,
+    /// The model from now on; the thread's own if it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<&'a str>,
+    /// Whether the answer leaves out what was said.
+    pub exclude_turns: bool,
+}
+
+impl std::fmt::Debug for ThreadResumeParams<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThreadResumeParams")
+            .field("thread_id", &self.thread_id)
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for ThreadStartParams {
@@ -135,6 +183,9 @@ pub struct TurnStartParams {
     /// Codex's own default if it is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// How hard it thinks; its own default if it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub effort: Option<String>,
     /// The form of the last message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_schema: Option<Value>,

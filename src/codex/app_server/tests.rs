@@ -55,12 +55,24 @@ fn exit(code: i32) -> Output {
 }
 
 fn thread() -> ThreadStartParams {
-    ThreadStartParams { cwd: "/app".into(), ephemeral: true, config: BTreeMap::new() }
+    ThreadStartParams {
+        cwd: "/app".into(),
+        ephemeral: true,
+        config: BTreeMap::new(),
+        resumes: None,
+        model: None,
+    }
 }
 
 fn task() -> TurnStartParams {
     let input = vec![protocol::UserInput::Text { text: "do it".into() }];
-    TurnStartParams { thread_id: String::new(), input, model: None, output_schema: None }
+    TurnStartParams {
+        thread_id: String::new(),
+        input,
+        model: None,
+        effort: None,
+        output_schema: None,
+    }
 }
 
 fn opened() -> Vec<Value> {

@@ -298,3 +298,34 @@ fn a_section_for_one_workspace_is_refused_where_it_is_wrong() {
     assert_eq!(refused("repo = 1\n"), format!("c.toml:1: repo {form}"));
     assert_eq!(refused("[rep.\"/w\"]\n"), "c.toml:1: unknown key \"rep\"; did you mean \"repo\"?");
 }
+
+#[test]
+fn the_configuration_of_codex_is_passed_on_as_it_is_but_for_what_has_a_place_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.toml");
+    let read = |text: &str| {
+        std::fs::write(&path, text).unwrap();
+        let overrides = Overrides { config: Some(path.clone()), workspace: None };
+        load(&overrides, |_| None)
+    };
+    let text = "[codex]\ninherit_config = true\n[codex.config]\nmodel_verbosity = \"low\"\n\
+                [codex.config.mcp_servers.x]\ncommand = \"x\"\nargs = [1, true]\n";
+    let loaded = read(text).unwrap();
+    assert!(loaded.config.codex.inherit_config);
+    let config = &loaded.config.codex.config;
+    assert_eq!(config["mcp_servers"]["x"]["command"].as_str(), Some("x"));
+    // What is shown can be read again.
+    let again = read(&loaded.to_toml()).unwrap();
+    assert_eq!(again.config.codex, loaded.config.codex);
+    for (text, want) in [
+        ("[codex]\nconfig = 5", "codex.config must be a table"),
+        ("[codex.config]\nmodel = \"m\"", "codex.config may not have model: use codex.model"),
+        ("[codex.config.model_providers.x]\na = 1", "use model.base_url"),
+        ("[codex.config]\nsandbox_mode = \"read-only\"", "the container is the sandbox"),
+    ] {
+        let error = read(text).unwrap_err().to_string();
+        assert!(error.contains(want), "{error}");
+    }
+    let long = format!("[codex.config]\ndeveloper_instructions = \"{}\"", "x".repeat(200_000));
+    assert!(read(&long).unwrap_err().to_string().contains("at most 100 KiB"));
+}

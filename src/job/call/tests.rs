@@ -31,7 +31,8 @@ fn parse_takes_every_argument() {
     let call = RunCall::parse(
         map(json!({
             "prompt": "do it", "mode": "suggest", "timeout": 3600, "repo": "/w",
-            "working_dir": "src", "env_vars": {"A": "1=2"}, "model": "m"
+            "working_dir": "src", "env_vars": {"A": "1=2"}, "model": "m",
+            "continue_run": "r", "keep_thread": true
         })),
         &limits(),
     )
@@ -42,6 +43,7 @@ fn parse_takes_every_argument() {
     assert_eq!(call.repo.as_deref(), Some("/w"));
     assert_eq!(call.working_dir.as_deref(), Some("src"));
     assert_eq!(call.model.as_deref(), Some("m"));
+    assert_eq!(call.thread, ThreadCall { continues: Some("r".to_owned()), keep: true });
 }
 
 #[test]
@@ -58,6 +60,14 @@ fn every_bad_argument_gets_its_sentence() {
     for (arguments, sentence) in [
         (json!({}), "prompt is missing; say what Codex shall do"),
         (json!({"prompt": null}), "prompt is missing; say what Codex shall do"),
+        (
+            json!({"prompt": "x", "keep_thread": "yes"}),
+            "keep_thread must be true or false, but was \"yes\"",
+        ),
+        (
+            json!({"prompt": "x", "continue_run": ""}),
+            "continue_run is blank; leave it out or give it a value",
+        ),
         (json!({"prompt": " \n"}), "prompt is blank; say what Codex shall do"),
         (json!({"prompt": 3}), "prompt must be a string, but was 3"),
         (
@@ -139,7 +149,7 @@ fn a_prompt_over_one_mebibyte_is_refused_and_not_repeated() {
 
 #[test]
 fn arguments_of_later_versions_are_refused_by_name() {
-    for name in ["output_schema", "verify", "continue_run", "keep_thread", "return_after"] {
+    for name in ["output_schema", "verify", "return_after"] {
         let sentence = refused(json!({"prompt": "x", name: 1}));
         assert!(
             sentence.starts_with(&format!("codex_run has no argument \"{name}\"; ")),

@@ -57,6 +57,8 @@ impl Desk {
             working_dir: None,
             env_vars: Vec::new(),
             model: None,
+            continue_run: None,
+            keep_thread: false,
             owner: Some(owner.to_owned()),
         };
         let record = Record::create(&places.runs, &request).unwrap();
