@@ -23,6 +23,7 @@
 
 pub mod acquire;
 pub mod backoff;
+mod begun;
 pub mod choice;
 pub mod copies;
 pub mod lease;
@@ -83,6 +84,8 @@ pub(crate) struct Member<C> {
     pub(crate) served: bool,
     /// When it became idle the last time.
     pub(crate) idle_since: Instant,
+    /// When it was leased the last time; when it was armed before that.
+    pub(crate) leased_at: Instant,
     /// Returned to deadpool when this is dropped, which is after the removal.
     pub(crate) slot: unmanaged::Object<Slot>,
 }
@@ -104,6 +107,8 @@ pub(crate) struct Shared<S: Source> {
     pub(crate) closing: CancellationToken,
     /// A lease ended.
     pub(crate) settled: Notify,
+    /// No lease is young any more, or a call is in line: resets need not give way.
+    pub(crate) calm: Notify,
     /// The line moved; those in it look where they stand.
     pub(crate) moved: watch::Sender<()>,
     /// The engine started something, or removed what it could not before: what is still to be
@@ -139,6 +144,7 @@ impl<S: Source> Pool<S> {
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             settled: Notify::new(),
+            calm: Notify::new(),
             moved: watch::Sender::new(()),
             recovered: watch::Sender::new(()),
             config: Mutex::new(Arc::new(config)),
