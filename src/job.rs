@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -93,6 +94,12 @@ pub trait Jobs: Send + Sync + 'static {
 
     /// The network of the containers, which the texts of the tools tell.
     fn network(&self) -> NetworkConfig;
+
+    /// Tells when the settings have changed; its sender goes with the jobs. Where they never change,
+    /// as by default, it is gone already.
+    fn changes(&self) -> watch::Receiver<()> {
+        watch::channel(()).1
+    }
 }
 
 /// How long the end of the server waits for an apply; the client may kill before.
@@ -154,6 +161,8 @@ pub struct Orchestrator {
     settings: Arc<Mutex<Arc<Settings>>>,
     /// Why the last file of settings was refused.
     settings_error: Mutex<Option<String>>,
+    /// Other settings are in force.
+    changed: watch::Sender<()>,
     places: Places,
     lookup: Lookup,
     /// Our label, which the records of our runs have.
@@ -254,6 +263,7 @@ impl Orchestrator {
         Ok(Self {
             settings,
             settings_error: Mutex::new(None),
+            changed: watch::Sender::new(()),
             places,
             lookup,
             owner: label,
@@ -311,6 +321,7 @@ impl Orchestrator {
         }
         // Who fills containers looks at them again.
         self.pool.inspect();
+        self.changed.send_replace(());
         Ok(())
     }
 
@@ -441,6 +452,10 @@ impl Jobs for Orchestrator {
 
     fn network(&self) -> NetworkConfig {
         self.settings().config.network.clone()
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 }
 
