@@ -40,6 +40,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
@@ -95,6 +96,12 @@ pub trait Jobs: Send + Sync + 'static {
 
     /// The network of the containers, which the texts of the tools tell.
     fn network(&self) -> NetworkConfig;
+
+    /// Tells when the settings have changed; its sender goes with the jobs. Where they never change,
+    /// as by default, it is gone already.
+    fn changes(&self) -> watch::Receiver<()> {
+        watch::channel(()).1
+    }
 }
 
 /// How long the end of the server waits for an apply; the client may kill before.
@@ -156,6 +163,8 @@ pub struct Orchestrator {
     settings: Arc<Mutex<Arc<Settings>>>,
     /// Why the last file of settings was refused.
     settings_error: Mutex<Option<String>>,
+    /// Other settings are in force.
+    changed: watch::Sender<()>,
     places: Places,
     lookup: Lookup,
     /// Our label, which the records of our runs have.
@@ -259,6 +268,7 @@ impl Orchestrator {
         Ok(Self {
             settings,
             settings_error: Mutex::new(None),
+            changed: watch::Sender::new(()),
             places,
             lookup,
             owner: label,
@@ -318,6 +328,7 @@ impl Orchestrator {
         }
         // Who fills containers looks at them again.
         self.pool.inspect();
+        self.changed.send_replace(());
         Ok(())
     }
 
@@ -450,6 +461,10 @@ impl Jobs for Orchestrator {
 
     fn network(&self) -> NetworkConfig {
         self.settings().config.network.clone()
+    }
+
+    fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 }
 

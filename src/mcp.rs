@@ -13,6 +13,7 @@
 //! Notifications are sent by a side task: the run never waits for a client that does not read.
 
 pub mod handler;
+mod list_changes;
 mod progress;
 pub mod schema;
 pub mod tools;

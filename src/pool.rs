@@ -23,6 +23,7 @@
 
 pub mod acquire;
 pub mod backoff;
+mod begun;
 pub mod choice;
 pub mod copies;
 pub mod lease;
@@ -84,6 +85,8 @@ pub(crate) struct Member<C> {
     pub(crate) served: bool,
     /// When it became idle the last time.
     pub(crate) idle_since: Instant,
+    /// When it was leased the last time; when it was armed before that.
+    pub(crate) leased_at: Instant,
     /// Returned to deadpool when this is dropped, which is after the removal.
     pub(crate) slot: unmanaged::Object<Slot>,
 }
@@ -105,6 +108,8 @@ pub(crate) struct Shared<S: Source> {
     pub(crate) closing: CancellationToken,
     /// A lease ended.
     pub(crate) settled: Notify,
+    /// No lease is young any more, or a call is in line: resets need not give way.
+    pub(crate) calm: Notify,
     /// The line moved; those in it look where they stand.
     pub(crate) moved: watch::Sender<()>,
     /// Whether the engine failed at what it was asked last.
@@ -142,6 +147,7 @@ impl<S: Source> Pool<S> {
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             settled: Notify::new(),
+            calm: Notify::new(),
             moved: watch::Sender::new(()),
             failing: AtomicBool::new(false),
             recovered: watch::Sender::new(()),

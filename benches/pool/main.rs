@@ -102,7 +102,7 @@ async fn measure(ground: &Ground) -> Result<bool, Failed> {
         warm::ten_back(ground, &mut sheet, few).await?;
     }
     if part("many calls at once") {
-        warm::at_once(ground, &mut sheet, containers).await?;
+        warm::at_once(ground, &mut sheet, containers, few).await?;
     }
     if part("sizes") {
         sizes::replenish(ground, &mut sheet, few).await?;

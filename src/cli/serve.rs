@@ -1,5 +1,6 @@
 //! `serve`: MCP on stdin and stdout.
 
+mod pool_log;
 mod settings;
 
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Context, Outcome, Stopped, parts};
+use crate::job::Jobs;
 use crate::server;
 
 /// Flags of `serve`.
@@ -32,12 +34,16 @@ pub(super) async fn execute(context: &Context) -> Result<Outcome, Stopped> {
         context.clone(),
         Arc::clone(&parts.orchestrator),
     )));
+    let _telling =
+        AbortOnDropHandle::new(tokio::spawn(pool_log::follow(Arc::clone(&parts.orchestrator))));
     // The containers go while the last calls are answered, so that both fit into one grace period:
     // the client kills two seconds after it has closed its end.
     let ending = tokio::spawn({
-        let shutdown = shutdown.clone();
+        let (shutdown, orchestrator) = (shutdown.clone(), Arc::clone(&parts.orchestrator));
         async move {
             shutdown.cancelled().await;
+            pool_log::tell(&orchestrator.pool_status());
+            drop(orchestrator);
             parts.end.await;
         }
     });

@@ -265,12 +265,22 @@ impl ArmedContainer {
 }
 
 /// What a container was started from.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 struct Origin {
     profile: Arc<Profile>,
     /// The engine's identifier of the image; empty before the first start. A new image of the same
     /// name is seen when the next container is started.
     image: String,
+}
+
+impl PartialEq for Origin {
+    /// Asked of idle containers at every turn of the pool, so the very same profile is not compared
+    /// with itself.
+    fn eq(&self, other: &Self) -> bool {
+        let profiles = (&self.profile, &other.profile);
+        (Arc::ptr_eq(profiles.0, profiles.1) || profiles.0 == profiles.1)
+            && self.image == other.image
+    }
 }
 
 /// Starts containers from one profile and arms them.

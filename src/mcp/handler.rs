@@ -3,14 +3,15 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ErrorData,
     Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities,
-    ServerConfig, Tool,
+    ServerConfig, SubscriptionFilter, Tool,
 };
-use rmcp::service::RequestContext;
+use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{RoleServer, ServerHandler};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::list_changes::ListChanges;
 use super::progress::Forwarder;
 use super::tools;
 use crate::config::{NetworkConfig, RunConfig};
@@ -37,6 +39,8 @@ pub struct CodexTools {
     tools: Arc<Mutex<Kept>>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
+    /// Whether a client of the older era is being told of changes already.
+    telling: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for CodexTools {
@@ -50,7 +54,8 @@ impl CodexTools {
     pub fn new(jobs: Arc<dyn Jobs>, tracker: TaskTracker, shutdown: CancellationToken) -> Self {
         let settings = (jobs.limits(), jobs.network());
         let tools = tools::all(&settings.0, &settings.1).into();
-        Self { jobs, tools: Arc::new(Mutex::new((settings, tools))), tracker, shutdown }
+        let tools = Arc::new(Mutex::new((settings, tools)));
+        Self { jobs, tools, tracker, shutdown, telling: Arc::default() }
     }
 
     /// The tools, with what the settings say now.
@@ -62,6 +67,16 @@ impl CodexTools {
             *kept = (settings, tools);
         }
         Arc::clone(&kept.1)
+    }
+
+    /// Resolves with `true` each time the list of tools has become another one, and with `false` at
+    /// the end of the server.
+    async fn list_changed(&self, changes: &mut ListChanges) -> bool {
+        tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => false,
+            () = changes.next(|| self.tools()) => true,
+        }
     }
 
     async fn codex_run(
@@ -152,12 +167,14 @@ impl CodexTools {
 
 impl ServerHandler for CodexTools {
     fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
-            .with_server_info(
-                Implementation::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
-                    .with_title("Codex in containers"),
-            )
-            .with_instructions(tools::instructions(&self.jobs.network()))
+        ServerConfig::new(
+            ServerCapabilities::builder().enable_tools().enable_tool_list_changed().build(),
+        )
+        .with_server_info(
+            Implementation::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+                .with_title("Codex in containers"),
+        )
+        .with_instructions(tools::instructions(&self.jobs.network()))
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
@@ -170,6 +187,50 @@ impl ServerHandler for CodexTools {
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
         Ok(ListToolsResult::with_all_items(self.tools().to_vec()))
+    }
+
+    /// The older era: every client is told, on the connection itself.
+    async fn on_initialized(&self, context: NotificationContext<RoleServer>) {
+        if self.telling.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let mut changes = ListChanges::new(self.jobs.changes(), self.tools());
+        let (handler, peer) = (self.clone(), context.peer);
+        // A task of its own, since the library may wait for what this future waits for.
+        tokio::spawn(async move {
+            while handler.list_changed(&mut changes).await {
+                if peer.notify_tool_list_changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// The newer era: who asks for it is told, on the stream of its request.
+    fn accepted_subscription_filter(
+        &self,
+        _requested: &SubscriptionFilter,
+    ) -> Option<SubscriptionFilter> {
+        // The library leaves what was asked for of it.
+        Some(SubscriptionFilter::builder().tools_list_changed().build())
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let mut changes = ListChanges::new(self.jobs.changes(), self.tools());
+        let wants = context.accepted().tools_list_changed == Some(true);
+        loop {
+            let changed = tokio::select! {
+                () = context.cancelled() => false,
+                changed = self.list_changed(&mut changes) => changed,
+            };
+            if !changed {
+                return Ok(());
+            }
+            // The client that is gone is seen by the library.
+            if wants && context.sink().notify_tool_list_changed().await.is_err() {
+                return Ok(());
+            }
+        }
     }
 
     async fn call_tool(

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::failure::{ErrorKind, Failure};
 
-use super::choice::{self, MissReason, WorkspaceKey};
+use super::choice::{MissReason, WorkspaceKey};
 use super::lease::Lease;
 use super::place::Place;
 use super::queue::Ticket;
@@ -103,11 +103,9 @@ impl<S: Source> Pool<S> {
             }
             let lonely = state.calls.since_last().is_none_or(|since| since >= super::warmer::QUIET);
             state.calls.came();
-            let candidates = shared.candidates(&state);
             // Nobody in line is overtaken by this but who has a container coming.
             let in_turn = state.queue.len() <= shared.coming(&state);
-            let chosen = choice::choose(&candidates, workspace).filter(|_| in_turn);
-            match chosen {
+            match shared.choose(&state, workspace).filter(|_| in_turn) {
                 Some(index) => {
                     let member = state.grant(index, workspace);
                     // Not prolonged by the calls of a burst, which are to find one waiting too.
@@ -121,13 +119,14 @@ impl<S: Source> Pool<S> {
                     return Ok(Lease::new(Arc::clone(shared), member, workspace, None));
                 }
                 None => {
-                    let reason = choice::miss(&candidates, workspace, state.others());
+                    let reason = shared.miss(&state, workspace);
                     state.stats.miss(reason);
                     let Some((ticket, receiver)) = state.queue.push(workspace) else {
                         return Err(AcquireError::QueueFull { waiting: state.queue.len() });
                     };
                     // A new caller may have mended what made the last start fail.
                     state.not_before = None;
+                    shared.calm.notify_waiters();
                     Waiting { shared, ticket, workspace, receiver, reason }
                 }
             }
@@ -178,7 +177,8 @@ impl<S: Source> Drop for Waiting<'_, S> {
         self.receiver.close();
         // Granted in the moment of giving up: it is as clean as it was, so the next may have it.
         if let Ok(Ok(member)) = self.receiver.try_recv() {
-            self.shared.offer(member, |state| state.lease_ended(self.workspace));
+            let since = member.leased_at;
+            self.shared.offer(member, |state| state.lease_ended(self.workspace, since));
             self.shared.settled.notify_one();
         }
     }

@@ -104,7 +104,7 @@ pub fn least_wanted(idle: &[Bound]) -> Option<usize> {
 pub fn is_spare(idle: &[Candidate], index: usize) -> bool {
     let Some(one) = idle.get(index) else { return false };
     let alike = |other: &&Candidate| other.workspace == one.workspace && other.served;
-    !one.served || idle.iter().filter(alike).count() > 1
+    !one.served || idle.iter().filter(alike).nth(1).is_some()
 }
 
 /// Why a call for `wanted` gets none of `candidates` at once. What is soonest to end the wait is

@@ -32,7 +32,8 @@ impl<S: Source> Lease<S> {
         member.workspace = Some(workspace);
         member.served = true;
         member.uses += 1;
-        Self { shared, member: Some(member), workspace, since: Instant::now(), miss }
+        let since = member.leased_at;
+        Self { shared, member: Some(member), workspace, since, miss }
     }
 
     /// The container.
@@ -57,6 +58,7 @@ impl<S: Source> Lease<S> {
                 let mut state = self.shared.state.lock();
                 state.leased -= 1;
                 state.resetting += 1;
+                state.begun.ended(self.since);
                 state.stats.took(Phase::Lease, self.since.elapsed());
                 // Under the lock, so that a drain never sees it neither leased nor a task.
                 let reset = recycle::reset(Arc::clone(&self.shared), member, self.workspace);
@@ -64,13 +66,21 @@ impl<S: Source> Lease<S> {
             }
             Verdict::Destroy(reason) => self.destroy(member, reason),
         }
-        self.shared.settled.notify_one();
+        self.ended();
         verdict
+    }
+
+    /// Tells those who wait for the end of leases.
+    fn ended(&self) {
+        self.shared.settled.notify_one();
+        if self.shared.state.lock().begun.is_empty() {
+            self.shared.calm.notify_waiters();
+        }
     }
 
     fn destroy(&self, member: Member<S::Container>, reason: DestroyReason) {
         self.shared.destroy(member, reason, |state| {
-            state.lease_ended(self.workspace);
+            state.lease_ended(self.workspace, self.since);
             state.stats.took(Phase::Lease, self.since.elapsed());
         });
     }
@@ -80,7 +90,7 @@ impl<S: Source> Drop for Lease<S> {
     fn drop(&mut self) {
         if let Some(member) = self.member.take() {
             self.destroy(member, DestroyReason::LeaseDropped);
-            self.shared.settled.notify_one();
+            self.ended();
         }
     }
 }

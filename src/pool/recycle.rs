@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::verdict::{DestroyReason, Verdict, resettable};
 
+use super::begun;
 use super::choice::WorkspaceKey;
 use super::source::{Pooled, Source};
 use super::state::State;
@@ -23,9 +24,13 @@ pub(super) async fn reset<S: Source>(
     mut member: Member<S::Container>,
     workspace: WorkspaceKey,
 ) {
-    let began = Instant::now();
+    let mut began = Instant::now();
     let outcome = tokio::select! {
-        outcome = member.container.reset() => Some(outcome),
+        outcome = async {
+            begun::give_way(&shared).await;
+            began = Instant::now();
+            member.container.reset().await
+        } => Some(outcome),
         () = shared.closing.cancelled() => None,
     };
     let settle = |state: &mut State<S::Container>| {

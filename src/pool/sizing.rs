@@ -36,7 +36,8 @@ const LONG_QUIET: u32 = 6;
 /// What the pool has seen of its callers.
 #[derive(Clone, Debug)]
 pub struct Demand {
-    /// Time since each call of the last `pool.idle_ttl`, in any order.
+    /// Time since each call of the last `pool.idle_ttl`, the latest first: it is gone through at every
+    /// turn of the pool and not put in order each time.
     pub calls: Vec<Duration>,
     /// Time since the last call, however long ago; since the start of the pool if there was none.
     pub quiet: Duration,
@@ -73,8 +74,7 @@ pub fn target(demand: &Demand, limits: &Limits) -> usize {
 
 /// What the calls alone ask for.
 fn wanted(demand: &Demand, idle_ttl: Duration) -> usize {
-    let mut calls = demand.calls.clone();
-    calls.sort_unstable();
+    let calls = &demand.calls;
     let mut most = 0;
     let mut oldest = 0;
     for (newest, ago) in calls.iter().enumerate() {
@@ -181,7 +181,8 @@ mod tests {
     }
 
     fn demand(calls: &[u64]) -> Demand {
-        let calls: Vec<_> = calls.iter().map(|ago| ms(*ago)).collect();
+        let mut calls: Vec<_> = calls.iter().map(|ago| ms(*ago)).collect();
+        calls.sort_unstable();
         let quiet = calls.iter().min().copied().unwrap_or_default();
         Demand { calls, quiet, time_to_ready: ms(600) }
     }
@@ -250,6 +251,7 @@ mod tests {
             prop_assert!(found >= min_idle.min(room));
             let mut with_more = now.clone();
             with_more.calls.push(ms(more));
+            with_more.calls.sort_unstable();
             prop_assert!(target(&with_more, &bounds) >= found);
             let slower = Demand { time_to_ready: ms(ready + longer), ..now.clone() };
             prop_assert!(target(&slower, &bounds) >= found);

@@ -9,6 +9,7 @@ use crate::config::{PoolConfig, Recycle};
 use crate::verdict::{DestroyReason, Health, Policy, unfit};
 
 use super::acquire::Grant;
+use super::begun::Begun;
 use super::choice::{self, Candidate, Others, WorkspaceKey};
 use super::copies::Notes;
 use super::place::{Pace, Place, estimate};
@@ -35,6 +36,8 @@ pub(crate) struct State<C> {
     pub(crate) engaged: Vec<WorkspaceKey>,
     pub(crate) stats: Stats,
     pub(crate) calls: Calls,
+    /// Those that serve a job, by when it began.
+    pub(crate) begun: Begun,
     /// Whether the engine runs in a desktop's virtual machine.
     pub(crate) desktop: bool,
     pub(crate) last_error: Option<StartError>,
@@ -69,6 +72,7 @@ impl<C> State<C> {
             engaged: Vec::new(),
             stats: Stats::default(),
             calls: Calls::none(),
+            begun: Begun::default(),
             desktop: false,
             last_error: None,
             findings: Findings::default(),
@@ -86,12 +90,16 @@ impl<C> State<C> {
     pub(crate) fn grant(&mut self, index: usize, workspace: WorkspaceKey) -> Member<C> {
         self.leased += 1;
         self.engaged.push(workspace);
-        self.idle.swap_remove(index)
+        let mut member = self.idle.swap_remove(index);
+        member.leased_at = Instant::now();
+        self.begun.came(member.leased_at);
+        member
     }
 
-    /// A container of `workspace` is not leased any more, and not being reset.
-    pub(crate) fn lease_ended(&mut self, workspace: WorkspaceKey) {
+    /// A container of `workspace`, leased at `since`, is not leased any more, and not being reset.
+    pub(crate) fn lease_ended(&mut self, workspace: WorkspaceKey, since: Instant) {
         self.leased -= 1;
+        self.begun.ended(since);
         self.disengage(workspace);
     }
 
@@ -156,16 +164,49 @@ impl<S: Source> Shared<S> {
         Policy { recycle: config.recycle, max_age: config.max_age, max_uses: config.max_uses }
     }
 
-    /// What [`choice::choose`] decides on; the same order as `state.idle`.
+    /// What [`choice`] decides on, in the order of `state.idle`. Of their health nothing is asked
+    /// yet: it takes most of the time, and a hundred may be idle.
     pub(crate) fn candidates(&self, state: &State<S::Container>) -> Vec<Candidate> {
-        let policy = self.policy();
+        let now = Instant::now();
         let candidate = |member: &Member<S::Container>| Candidate {
             workspace: member.workspace,
             served: member.served,
-            age: member.armed_at.elapsed(),
-            unfit: unfit(member.health(), policy).is_some(),
+            age: now.saturating_duration_since(member.armed_at),
+            unfit: false,
         };
         state.idle.iter().map(candidate).collect()
+    }
+
+    /// The index of the idle container for a job on `workspace`. One that went bad a moment ago is
+    /// seen now, and the next one taken.
+    pub(crate) fn choose(
+        &self,
+        state: &State<S::Container>,
+        workspace: WorkspaceKey,
+    ) -> Option<usize> {
+        let policy = self.policy();
+        let mut candidates = self.candidates(state);
+        loop {
+            let index = choice::choose(&candidates, workspace)?;
+            if unfit(state.idle.get(index)?.health(), policy).is_none() {
+                return Some(index);
+            }
+            candidates.get_mut(index)?.unfit = true;
+        }
+    }
+
+    /// Why a call for `workspace` gets none of the idle containers.
+    pub(crate) fn miss(
+        &self,
+        state: &State<S::Container>,
+        workspace: WorkspaceKey,
+    ) -> choice::MissReason {
+        let policy = self.policy();
+        let mut candidates = self.candidates(state);
+        for (candidate, member) in candidates.iter_mut().zip(&state.idle) {
+            candidate.unfit = unfit(member.health(), policy).is_some();
+        }
+        choice::miss(&candidates, workspace, state.others())
     }
 
     /// Slots without a container.
@@ -236,7 +277,7 @@ impl<S: Source> Shared<S> {
         let mut ahead = 0;
         while !state.idle.is_empty() && ahead <= self.coming(state) {
             let Some(workspace) = state.queue.workspace_at(ahead) else { return };
-            let Some(index) = choice::choose(&self.candidates(state), workspace) else {
+            let Some(index) = self.choose(state, workspace) else {
                 ahead += 1;
                 continue;
             };
@@ -244,7 +285,7 @@ impl<S: Source> Shared<S> {
             let member = state.grant(index, workspace);
             if let Err(Ok(member)) = sender.send(Ok(member)) {
                 // Given up in this moment.
-                state.lease_ended(workspace);
+                state.lease_ended(workspace, member.leased_at);
                 state.idle.push(member);
             }
             self.moved.send_replace(());

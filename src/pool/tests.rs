@@ -6,6 +6,7 @@ mod engine;
 mod failing;
 mod fake;
 mod findings;
+mod giving_way;
 mod line;
 mod prepare;
 mod simulation;
@@ -18,6 +19,7 @@ use crate::verdict::{JobEnd, Verdict};
 
 use self::fake::{FakeSource, Gate, config, key};
 use super::choice::MissReason;
+use super::lease::Lease;
 use super::source::Pooled;
 use super::*;
 

@@ -144,9 +144,14 @@ fn planned<S: Source>(
         state.preparing.iter().filter(|one| !one.is_off()).map(Preparing::in_preparation).collect();
     // While nothing can be started a slot is of no use to those in line.
     let (free, dying) = (shared.free(), shared.dying(state));
+    // Only for those in line something is cleaned.
+    let spare = match state.queue.is_empty() {
+        true => 0,
+        false => bound(shared, state).iter().filter(|one| one.spare).count(),
+    };
     let counts = Counts {
         idle: state.idle.len(),
-        spare: bound(shared, state).iter().filter(|one| one.spare).count(),
+        spare,
         starting: state.starting,
         resetting: state.resetting,
         cleaning: state.cleaning + state.preparing.len() - on.len(),
@@ -216,6 +221,7 @@ async fn start<S: Source>(shared: Arc<Shared<S>>, slot: unmanaged::Object<Slot>,
                 workspace: None,
                 served: false,
                 idle_since: now,
+                leased_at: now,
                 slot,
             };
             shared.offer(member, |state| {

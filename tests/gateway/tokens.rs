@@ -26,6 +26,13 @@ async fn what_goes_over_it_is_told_and_nothing_passes_any_more() {
     assert_eq!(status, 400);
     assert!(sentence.contains("over its 2468 tokens (run.max_tokens)"), "{sentence}");
     assert_eq!(model.requests().len(), 3);
+    // Codex asks again and again; the user is told once.
+    for _ in 0..2 {
+        served.refused(served.post(body().to_string())).await;
+    }
+    let report = served.traffic.report();
+    let told = report.denied.iter().filter(|what| what.contains("run.max_tokens")).count();
+    assert_eq!((told, report.denied_total), (1, 3), "{:?}", report.denied);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ mod kill_at_random;
 mod leaks;
 mod leftovers;
 mod lfs;
+mod list_changed;
 mod login;
 mod login_runs;
 mod main_job;

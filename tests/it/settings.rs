@@ -148,6 +148,29 @@ async fn a_bad_file_changes_nothing_and_says_why() {
 }
 
 #[tokio::test]
+async fn a_network_that_is_opened_is_warned_of_each_time_and_only_then() {
+    need_engine!();
+    let warned = |server: &Server| server.log().matches("network.mode is \"bridge\"").count();
+    let mut server = Server::start(Script::builtin(), Options::default()).await;
+    let first = server.ready().await;
+    assert!(first["warning"].is_null() && warned(&server) == 0, "{first}\n{}", server.log());
+    let plain = fs::read_to_string(file(&server)).unwrap();
+    add(&server, "[network]\nmode = \"bridge\"");
+    until(&mut server, "the warning", |s| s["warning"].is_string()).await;
+    assert_eq!(warned(&server), 1, "{}", server.log());
+    // Other settings say nothing of it again.
+    add(&server, "[pool]\nmax_size = 3");
+    until(&mut server, "another size", |s| s["max_size"] == 3).await;
+    assert_eq!(warned(&server), 1, "{}", server.log());
+    fs::write(file(&server), &plain).unwrap();
+    until(&mut server, "no warning", |s| s["warning"].is_null()).await;
+    add(&server, "[network]\nmode = \"bridge\"");
+    until(&mut server, "the warning again", |s| s["warning"].is_string()).await;
+    assert_eq!(warned(&server), 2, "{}", server.log());
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn what_a_repository_builds_is_kept_or_not_from_the_next_run_on_and_no_container_is_lost() {
     need_engine!();
     let build = "cat target/x > found.txt 2>/dev/null || echo none > found.txt; mkdir -p target; \

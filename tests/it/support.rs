@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) env: Vec<(&'static str, String)>,
     /// Name no scripted model in the configuration.
     pub(crate) no_model: bool,
+    /// Speak the newer era of the protocol, which has no `initialize`.
+    pub(crate) modern: bool,
 }
 
 impl Options {
@@ -40,6 +42,11 @@ impl Options {
 
     pub(crate) fn no_model(mut self) -> Self {
         self.no_model = true;
+        self
+    }
+
+    pub(crate) fn modern(mut self) -> Self {
+        self.modern = true;
         self
     }
 
@@ -67,6 +74,7 @@ pub(crate) struct Server {
     pub(crate) model: Option<ScriptedModel>,
     pub(crate) home: TempDir,
     pub(crate) workspace: PathBuf,
+    modern: bool,
 }
 
 impl Server {
@@ -129,8 +137,12 @@ impl Server {
             model,
             home,
             workspace,
+            modern: options.modern,
         };
         let mut server = server;
+        if server.modern {
+            return server;
+        }
         let answer = server
             .request(
                 "initialize",
@@ -153,8 +165,13 @@ impl Server {
     pub(crate) async fn begin(
         &mut self,
         method: &str,
-        params: Value,
+        mut params: Value,
     ) -> (u64, oneshot::Receiver<Value>) {
+        if self.modern {
+            let meta = &mut params["_meta"];
+            meta["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
+            meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+        }
         let id = self.next.fetch_add(1, Ordering::SeqCst);
         let (sender, receiver) = oneshot::channel();
         self.answers.lock().insert(id, sender);
