@@ -99,6 +99,8 @@ pub mod job;
 #[cfg(feature = "host")]
 pub mod mcp;
 #[cfg(feature = "host")]
+pub mod memory;
+#[cfg(feature = "host")]
 pub mod model;
 #[cfg(feature = "host")]
 pub mod network;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 use mcp_codex_orchestrator::cli::{Cli, Context, Outcome, Stopped};
 use mcp_codex_orchestrator::config::{self, LogFormat, Overrides, Paths, ServerConfig};
+use mcp_codex_orchestrator::memory;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::prelude::*;
@@ -16,6 +17,7 @@ use tracing_subscriber::prelude::*;
 const RUNTIME_END: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
+    memory::keep_little();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -11,8 +11,8 @@ use tokio::process::Command;
 use super::client::Client;
 use super::docker::Failed;
 
-/// How long the pool may take to be at rest.
-const REST: Duration = Duration::from_secs(60);
+/// How long the pool may take to be at rest: a large workspace is sent ahead of the first call.
+const REST: Duration = Duration::from_secs(600);
 
 /// A small repository with one commit, as the one for each arm.
 pub(crate) fn small_project(path: &Path) -> Result<(), Failed> {

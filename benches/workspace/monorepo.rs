@@ -149,6 +149,8 @@ pub(crate) fn asked_for_manifest() -> Option<PathBuf> {
 
 /// Makes one, and prints what it takes.
 pub(crate) fn manifest(root: &Path) -> ExitCode {
+    // As the server does.
+    mcp_codex_orchestrator::memory::keep_little();
     let made = || -> Result<f64, Failed> {
         let workspace = open_unchecked(root)?;
         let before = resident()?;

@@ -27,6 +27,7 @@ use crate::workspace::change::{ChangeSet, ChangesState};
 use crate::workspace::receive::ReceiveLimits;
 use crate::workspace::{Snapshot, Workspace};
 
+use super::Jobs;
 use super::call::{Mode, RunCall};
 use super::connections::{self, Ways};
 use super::following::Start;
@@ -108,6 +109,7 @@ pub(super) async fn run(
         tracing::error!(%failure, "the result of a run could not be recorded");
     }
     orchestrator.prune_records(folder);
+    orchestrator.pool_status().log("the pool at the end of a run");
     result.cut()
 }
 

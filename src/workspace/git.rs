@@ -340,9 +340,9 @@ impl Index {
     }
 
     fn tracked(&mut self, hash_len: usize) -> Option<Tracked> {
-        let bytes = self.bytes().ok()?;
-        self.hash = *blake3::hash(&bytes).as_bytes();
-        Tracked::parse(&bytes, hash_len).ok()
+        let (tracked, hash) = Tracked::read(self.reader().take(INDEX_BYTES), hash_len).ok()?;
+        self.hash = hash;
+        Some(tracked)
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Totals {
     /// The file with the largest hole, and its size.
     sparse: Option<(Vec<u8>, u64, u64)>,
     directories: HashMap<Vec<u8>, (u64, u64)>,
+    /// The directory of what was counted last, and what of it is not in `directories` yet: entries
+    /// of one come one after the other.
+    last: (Vec<u8>, u64, u64),
 }
 
 /// A directory and what is in it.
@@ -52,15 +55,33 @@ impl Totals {
         self.entries += 1;
         // The size of a sparse file may be anything.
         self.bytes = self.bytes.saturating_add(bytes);
-        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        let parent = path.iter().rposition(|byte| *byte == b'/').unwrap_or(0);
+        let parent = path.get(..parent).unwrap_or_default();
+        if self.last.0 != parent {
+            self.settle();
+            self.last.0.extend_from_slice(parent);
+        }
+        self.last.1 += 1;
+        self.last.2 = self.last.2.saturating_add(bytes);
+    }
+
+    /// Counts what was counted last in the directories above it.
+    fn settle(&mut self) {
+        let (path, entries, bytes) = std::mem::take(&mut self.last);
+        if entries == 0 || path.is_empty() {
+            return;
+        }
+        let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+        let ends = slashes.map(|(at, _)| at).chain([path.len()]);
         for end in ends.take(DEPTH) {
-            match self.directories.get_mut(&path[..end]) {
-                Some((entries, total)) => {
-                    *entries += 1;
+            let above = path.get(..end).unwrap_or_default();
+            match self.directories.get_mut(above) {
+                Some((all, total)) => {
+                    *all += entries;
                     *total = total.saturating_add(bytes);
                 }
                 None => {
-                    self.directories.insert(path[..end].to_vec(), (1, bytes));
+                    self.directories.insert(above.to_vec(), (entries, bytes));
                 }
             }
         }
@@ -81,7 +102,8 @@ impl Totals {
 
     /// The largest directories by bytes, or by entries; each is named once, at the depth that says
     /// most.
-    pub fn largest(&self, by_bytes: bool) -> Largest {
+    pub fn largest(&mut self, by_bytes: bool) -> Largest {
+        self.settle();
         let weight = |(entries, bytes): (u64, u64)| if by_bytes { bytes } else { entries };
         let mut all: Vec<(&Vec<u8>, (u64, u64))> =
             self.directories.iter().map(|(path, total)| (path, *total)).collect();

@@ -26,8 +26,10 @@ pub struct Nodes(Arc<Vec<Arc<Named>>>);
 impl Nodes {
     /// Takes nodes that are in order.
     #[cfg(feature = "host")]
-    pub(super) fn from_sorted(nodes: Vec<Arc<Named>>) -> Self {
+    pub(super) fn from_sorted(mut nodes: Vec<Arc<Named>>) -> Self {
         debug_assert!(nodes.is_sorted_by(|one, other| one.path < other.path));
+        // Collected in the place of what was larger.
+        nodes.shrink_to_fit();
         Self(Arc::new(nodes))
     }
 

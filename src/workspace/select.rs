@@ -164,7 +164,7 @@ fn walk<'h>(
         }
     }
     walk.selection.stayed_home.sort_by(|a, b| a.path.cmp(&b.path));
-    walk.selection.items.sort_by(|a, b| a.named.path.cmp(&b.named.path));
+    walk.selection.items.sort_by(Item::order);
     Ok((walk.selection, walk.went))
 }
 

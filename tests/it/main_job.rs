@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use mcp_codex_orchestrator::model::scripted::{Script, Step};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::need_engine;
 use crate::support::{Options, Server, git, tree};
@@ -48,7 +48,15 @@ async fn codex_changes_the_workspace_in_a_container_that_was_waiting() {
         assert!(folder.join(name).exists(), "{name} is missing");
     }
     assert_eq!(std::fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
-    assert_eq!(server.log().matches("codex_run_completed").count(), 1);
+    let log = server.log();
+    assert_eq!(log.matches("codex_run_completed").count(), 1);
+    // And the log tells of the pool what the tool does.
+    let told = log.lines().find_map(|line| line.split_once("codex_pool_status=")).unwrap().1;
+    let told: Value = serde_json::from_str(told).unwrap();
+    assert_eq!(told["hits"], 1, "{told}");
+    let (used, budget) = (told["disk"]["used"].as_u64(), told["disk"]["budget"].as_u64());
+    assert!(used > Some(0) && budget == Some(20 << 30), "{told}");
+    assert_eq!(told["copies"][0]["bytes"], told["disk"]["used"], "{told}");
 
     // The next run on the same workspace gets the same container, clean.
     server.ready().await;

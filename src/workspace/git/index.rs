@@ -4,8 +4,12 @@
 //! than this takes to read.
 
 mod objects;
+mod pieces;
+
+use std::io::Read;
 
 pub(in crate::workspace) use objects::named_objects;
+use pieces::Pieces;
 
 /// The tracked paths of an index.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,29 +43,28 @@ const MODE_AT: usize = 24;
 const EXTENDED: u16 = 0x4000;
 
 impl Tracked {
-    /// Reads an index whose object names have `hash_len` bytes.
-    pub(in crate::workspace) fn parse(index: &[u8], hash_len: usize) -> Result<Self, Odd> {
-        let mut rest = index.strip_prefix(b"DIRC").ok_or(Odd::Unreadable)?;
-        let version = take_u32(&mut rest).ok_or(Odd::Unreadable)?;
-        if !(2..=4).contains(&version) {
-            return Err(Odd::Unreadable);
-        }
-        let count = take_u32(&mut rest).ok_or(Odd::Unreadable)?;
+    /// Reads an index whose object names have `hash_len` bytes, a piece at a time: all of it would
+    /// be as much memory as a third of the manifest. Gives also the BLAKE3 of its bytes.
+    pub(in crate::workspace) fn read(
+        index: impl Read,
+        hash_len: usize,
+    ) -> Result<(Self, [u8; 32]), Odd> {
+        let mut index = Pieces::new(index);
+        let (version, count) = index.parse(begin).ok_or(Odd::Unreadable)?;
         let mut tracked = Self::default();
         let mut name = Vec::new();
         for _ in 0..count {
-            take_entry(&mut rest, version, hash_len, &mut name).ok_or(Odd::Unreadable)?;
+            index
+                .parse(|rest| take_entry(rest, version, hash_len, &mut name).map(|_| ()))
+                .ok_or(Odd::Unreadable)?;
             // A conflict has up to three entries of one name.
             if tracked.last() != Some(&name) {
                 tracked.push(&name);
             }
         }
-        while rest.len() > hash_len {
-            let signature: [u8; 4] = take(&mut rest, 4)
-                .and_then(|bytes| bytes.try_into().ok())
-                .ok_or(Odd::Unreadable)?;
-            let length = take_u32(&mut rest).ok_or(Odd::Unreadable)?;
-            take(&mut rest, length as usize).ok_or(Odd::Unreadable)?;
+        while index.has_more_than(hash_len) {
+            let (signature, length) = index.parse(extension).ok_or(Odd::Unreadable)?;
+            index.skip(length as usize).ok_or(Odd::Unreadable)?;
             match &signature {
                 b"link" => return Err(Odd::Split),
                 b"sdir" => return Err(Odd::Sparse),
@@ -69,7 +72,9 @@ impl Tracked {
                 _ => return Err(Odd::Extension),
             }
         }
-        Ok(tracked)
+        tracked.bytes.shrink_to_fit();
+        tracked.ends.shrink_to_fit();
+        Ok((tracked, index.hash().ok_or(Odd::Unreadable)?))
     }
 
     /// From the output of `git ls-files -z`.
@@ -140,6 +145,18 @@ fn take_u32(rest: &mut &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(take(rest, 4)?.try_into().ok()?))
 }
 
+/// The version, and how many entries there are.
+fn begin(rest: &mut &[u8]) -> Option<(u32, u32)> {
+    (take(rest, 4)? == b"DIRC").then_some(())?;
+    let version = take_u32(rest).filter(|version| (2..=4).contains(version))?;
+    Some((version, take_u32(rest)?))
+}
+
+/// The name of an extension, and its length.
+fn extension(rest: &mut &[u8]) -> Option<([u8; 4], u32)> {
+    Some((take(rest, 4)?.try_into().ok()?, take_u32(rest)?))
+}
+
 /// What an entry says of its contents.
 struct Entry<'a> {
     /// Kind and permissions, as git writes them.
@@ -150,7 +167,8 @@ struct Entry<'a> {
     extended: u16,
 }
 
-/// Reads one entry; `name` holds the name of the one before and then its own.
+/// Reads one entry; `name` holds the name of the one before and then its own. Of an entry that is not
+/// there whole nothing is taken, and `name` stays as it is.
 fn take_entry<'a>(
     rest: &mut &'a [u8],
     version: u32,
@@ -164,20 +182,17 @@ fn take_entry<'a>(
     let mut take_u16 = || Some(u16::from_be_bytes(take(rest, 2)?.try_into().ok()?));
     let flags = take_u16()?;
     let extended = if version >= 3 && flags & EXTENDED != 0 { take_u16()? } else { 0 };
-    if version == 4 {
-        let keep = name.len().checked_sub(take_varint(rest)?)?;
-        name.truncate(keep);
-    } else {
-        name.clear();
-    }
+    let keep = if version == 4 { name.len().checked_sub(take_varint(rest)?)? } else { 0 };
     let length = rest.iter().position(|byte| *byte == 0)?;
-    name.extend_from_slice(take(rest, length)?);
+    let more = take(rest, length)?;
     take(rest, 1)?;
     if version < 4 {
         // Padded with one to eight NULs to a multiple of eight.
         let used = entry.len() - rest.len();
         take(rest, used.next_multiple_of(8) - used)?;
     }
+    name.truncate(keep);
+    name.extend_from_slice(more);
     Some(Entry { mode, object, extended })
 }
 
@@ -197,6 +212,29 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    fn parse(index: &[u8], hash_len: usize) -> Result<Tracked, Odd> {
+        let (tracked, hash) = Tracked::read(index, hash_len)?;
+        assert_eq!(hash, *blake3::hash(index).as_bytes());
+        // However it comes.
+        for size in [1, 7, 61] {
+            let read = Tracked::read(Slowly { index, size }, hash_len);
+            assert_eq!(read, Ok((tracked.clone(), hash)), "{size} bytes at once");
+        }
+        Ok(tracked)
+    }
+
+    struct Slowly<'a> {
+        index: &'a [u8],
+        size: usize,
+    }
+
+    impl Read for Slowly<'_> {
+        fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+            let size = self.size.min(into.len());
+            self.index.read(&mut into[..size])
+        }
+    }
 
     fn git(tree: &Path, arguments: &[&str]) -> Vec<u8> {
         let output = Command::new("git")
@@ -227,13 +265,13 @@ mod tests {
         for version in ["2", "4"] {
             git(tree.path(), &["update-index", "--index-version", version]);
             let index = std::fs::read(tree.path().join(".git/index")).unwrap();
-            assert_eq!(Tracked::parse(&index, 20), Ok(listed.clone()), "version {version}");
+            assert_eq!(parse(&index, 20), Ok(listed.clone()), "version {version}");
         }
         git(tree.path(), &["update-index", "--index-version", "2"]);
         git(tree.path(), &["update-index", "--skip-worktree", "a"]);
         let index = std::fs::read(tree.path().join(".git/index")).unwrap();
         assert_eq!(index[7], 3);
-        assert_eq!(Tracked::parse(&index, 20), Ok(listed.clone()));
+        assert_eq!(parse(&index, 20), Ok(listed.clone()));
         assert!(listed.contains(b"dir/b") && !listed.contains(b"dir"));
         assert!(listed.has_within(b"dir") && listed.has_within(b"") && !listed.has_within(b"di"));
     }
@@ -243,7 +281,7 @@ mod tests {
         let tree = repository();
         git(tree.path(), &["update-index", "--split-index"]);
         let index = std::fs::read(tree.path().join(".git/index")).unwrap();
-        assert_eq!(Tracked::parse(&index, 20), Err(Odd::Split));
+        assert_eq!(parse(&index, 20), Err(Odd::Split));
     }
 
     #[test]
@@ -251,9 +289,9 @@ mod tests {
         let tree = repository();
         let index = std::fs::read(tree.path().join(".git/index")).unwrap();
         for cut in 0..index.len() - 20 {
-            let _ = Tracked::parse(&index[..cut], 20);
+            let _ = parse(&index[..cut], 20);
         }
-        assert_eq!(Tracked::parse(b"", 20), Err(Odd::Unreadable));
-        assert_eq!(Tracked::parse(b"DIRC\0\0\0\x09\0\0\0\0", 20), Err(Odd::Unreadable));
+        assert_eq!(parse(b"", 20), Err(Odd::Unreadable));
+        assert_eq!(parse(b"DIRC\0\0\0\x09\0\0\0\0", 20), Err(Odd::Unreadable));
     }
 }

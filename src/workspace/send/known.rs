@@ -13,6 +13,7 @@
 //! Times are believed as far as git believes them: a file that was changed in the very tick of the
 //! clock in which it was sent, or after, may change again without another time to show for it.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,8 @@ pub(in crate::workspace) struct Item<'h> {
     pub(in crate::workspace) was: Option<&'h Arc<Named>>,
     /// What it was is in the container.
     pub(in crate::workspace) there: bool,
+    /// Where it is, or would be, in what is known.
+    at: u32,
 }
 
 impl<'h> Known<'h> {
@@ -127,7 +130,8 @@ impl<'h> Known<'h> {
             Some(was) if same(&was.node, &node) => Arc::clone(was),
             _ => self.share(RelPath::new(path).ok()?, node),
         };
-        Some(Item { named, was, there })
+        let at = u32::try_from(at).unwrap_or(u32::MAX);
+        Some(Item { named, was, there, at })
     }
 
     /// The node, or the one that is the same in what was sent last.
@@ -222,6 +226,17 @@ impl<'h> Known<'h> {
 }
 
 impl Item<'_> {
+    /// The order of the paths' bytes. What is known has its place already, so that the paths of it,
+    /// which are all over the memory, need not be looked at.
+    pub(in crate::workspace) fn order(&self, other: &Self) -> Ordering {
+        let place = |item: &Self| (item.at, item.was.is_some());
+        // What is not known comes before what is at its place.
+        match place(self).cmp(&place(other)) {
+            Ordering::Equal => self.named.path.cmp(&other.named.path),
+            order => order,
+        }
+    }
+
     /// The file that the container has, if it has one.
     pub(super) fn file_there(&self) -> Option<&Node> {
         let was = self.was.filter(|_| self.there)?;
@@ -332,6 +347,41 @@ mod tests {
             let seen = Node { hash: None, ..node(dev) };
             let item = known.item(b"f", seen, known.seek(0, b"f")).unwrap();
             assert_eq!(known.stays(&item), stays, "{dev}");
+        }
+    }
+
+    #[test]
+    fn known_and_new_paths_come_in_the_order_of_their_bytes() {
+        let node = |ino| Node {
+            kind: NodeKind::Directory,
+            mode: 0,
+            size: 0,
+            mtime: (0, 0),
+            ctime: (0, 0),
+            dev: 0,
+            ino,
+            hash: None,
+            target: None,
+        };
+        let all = ["a", "a-b", "a.b", "a/a", "a/b", "a/b/c", "a0", "b", "b/c", "b0", "c"];
+        for known in 0..1_u32 << all.len() {
+            let had = |at: &usize| known & (1 << at) != 0;
+            let path = |at: usize| RelPath::new(all[at]).unwrap();
+            let nodes: Nodes =
+                (0..all.len()).filter(had).map(|at| (path(at), node(at as u64))).collect();
+            let snapshot = Snapshot { nodes, ..Snapshot::default() };
+            let base = Base { held: None, latest: Some(&snapshot) };
+            let known = Known::new(base, (0, 0), Duration::ZERO, None);
+            // What is below a directory comes after what is beside it, as in a walk.
+            let mut walked = all;
+            walked.sort_by_key(|path| path.matches('/').count());
+            let item = |path: &str| {
+                known.item(path.as_bytes(), node(99), known.seek(0, path.as_bytes())).unwrap()
+            };
+            let mut items: Vec<_> = walked.into_iter().map(item).collect();
+            items.sort_by(Item::order);
+            let sorted: Vec<_> = items.iter().map(|item| item.named.path.as_bytes()).collect();
+            assert_eq!(sorted, all.map(str::as_bytes));
         }
     }
 
