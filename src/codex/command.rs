@@ -51,6 +51,11 @@ const CALL_CONFIG: &str = ".codex/call.config.toml";
 /// The schema of the answer, for `codex exec`; a reset empties the directory.
 const SCHEMA: &str = ".codex/answer.schema.json";
 
+/// With it Codex asks before it runs a command or changes a file; what it holds for a mere look
+/// (`ls`, `cat`, `git status`) it runs without. Codex takes it here, though no more on its command
+/// line; `on-request` asks for nothing where its own sandbox is off.
+const ASKING: &str = "untrusted";
+
 /// One run of Codex. `Debug` has no values of `env_vars`.
 #[derive(Clone, Default)]
 pub struct CodexCommand {
@@ -62,6 +67,8 @@ pub struct CodexCommand {
     pub working_dir: Option<RelPath>,
     /// For the commands that Codex runs, not for Codex itself.
     pub env_vars: BTreeMap<String, String>,
+    /// Whether Codex asks before each command and each edit; only `codex app-server` can.
+    pub asks: bool,
     /// The form of the last message, a JSON schema.
     pub output_schema: Option<Value>,
 }
@@ -167,6 +174,7 @@ impl CodexCommand {
             thread_id: String::new(),
             input: vec![UserInput::Text { text: self.prompt.clone() }],
             model: self.model.clone().filter(|model| !model.is_empty()),
+            approval_policy: self.asks.then_some(ASKING),
             output_schema: self.output_schema.clone(),
         }
     }

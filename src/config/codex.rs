@@ -1,5 +1,7 @@
 //! `[codex]`: how Codex runs.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 
 /// The section `[codex]`.
@@ -10,6 +12,9 @@ pub struct CodexConfig {
     pub model: String,
     /// How Codex is run.
     pub start: CodexStart,
+    /// How long a question of mode `ask` waits for its answer.
+    #[serde(deserialize_with = "super::duration")]
+    pub approval_timeout: Duration,
 }
 
 /// How Codex is run. The outcome is the same.

@@ -26,7 +26,7 @@ const GIB: u64 = 1 << 30;
 
 /// The first thing that is wrong, if anything is.
 pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
-    let Config { pool, container, workspace, run, codex: _, model, network, runs, server, repo: _ } =
+    let Config { pool, container, workspace, run, codex, model, network, runs, server, repo: _ } =
         config;
     let checks = [
         within("pool.max_size", &pool.max_size, 1..=256),
@@ -61,6 +61,7 @@ pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
         within("run.end_timeout", &Shown(run.end_timeout), span(TENTH, MINUTE)),
         within("run.transfer_timeout", &Shown(run.transfer_timeout), span(SECOND, WEEK)),
         size_within("run.output_limit", run.output_limit, KIB..=MIB),
+        within("codex.approval_timeout", &Shown(codex.approval_timeout), span(SECOND, WEEK)),
         base_url(&model.base_url),
         wrong_entries(&model.headers, true).map(|problem| wrong("model.headers", problem)),
         wrong_entries(&model.query, false).map(|problem| wrong("model.query", problem)),

@@ -26,6 +26,7 @@ use crate::workspace::change::{ChangeSet, ChangesState};
 use crate::workspace::receive::ReceiveLimits;
 use crate::workspace::{Snapshot, Workspace};
 
+use super::ask::{self, Asker, Asking};
 use super::call::{Mode, RunCall};
 use super::connections::{self, Ways};
 use super::following::Start;
@@ -39,6 +40,7 @@ use super::told::{
 use super::transfer::{collect_changes, keeper_failure, sort_out};
 use super::{Orchestrator, Settings, blocking, changes, commits};
 
+mod asking;
 mod send;
 
 /// What a run needs, checked before anything is started.
@@ -62,10 +64,14 @@ pub(super) async fn run(
     orchestrator: &Orchestrator,
     call: RunCall,
     progress: ProgressSender,
+    asker: Arc<dyn Asker>,
     cancel: CancellationToken,
 ) -> RunResult {
     let accepted = Instant::now();
     let settings = orchestrator.settings();
+    if let (Mode::Ask, Err(failure)) = (call.mode, ask::check(&*asker)) {
+        return RunResult::refused(&failure);
+    }
     let prepared = match prepare(orchestrator, &settings, &call).await {
         Ok(prepared) => prepared,
         Err(failure) => return RunResult::refused(&failure),
@@ -75,6 +81,7 @@ pub(super) async fn run(
         orchestrator,
         settings: &settings,
         call: &call,
+        asker: &*asker,
         progress,
         cancel,
         accepted,
@@ -125,6 +132,7 @@ async fn prepare(
             working_dir: workspace.working_dir.clone(),
             env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             output_schema: None,
+            asks: call.mode == Mode::Ask,
         };
         let start = Start::new(way, command, &uuid::Uuid::new_v4().to_string())?;
         let record = Record::create(&runs, &Request::new(&call, &workspace.path, &owner))?;
@@ -142,6 +150,7 @@ struct Job<'a> {
     orchestrator: &'a Orchestrator,
     settings: &'a Settings,
     call: &'a RunCall,
+    asker: &'a dyn Asker,
     progress: ProgressSender,
     cancel: CancellationToken,
     accepted: Instant,
@@ -230,7 +239,7 @@ impl Job<'_> {
             }
         };
         self.result.ignored_new = IgnoredNew::told(ignored, &set, keeps);
-        let apply = failure.is_none() && self.call.mode == Mode::FullAuto;
+        let apply = failure.is_none() && self.call.mode != Mode::Suggest;
         self.progress.say(if apply { "Applying the changes" } else { "Holding the changes" });
         let began = Instant::now();
         let kept = changes::keep_and_apply(
@@ -310,6 +319,12 @@ impl Job<'_> {
             traffic: traffic.clone(),
             proxy: connections::proxy(&network)?,
         };
+        let mut asking = match self.call.mode {
+            Mode::Ask => {
+                Some(self.asking(&mut run, prepared, log(prepared.record.approvals_jsonl())?))
+            }
+            _ => None,
+        };
         let mut notes = Vec::new();
         let stop = {
             let limit = config.run.end_timeout;
@@ -319,13 +334,14 @@ impl Job<'_> {
             let connections = ways.serve(container.incoming());
             tokio::select! {
                 stop = following => stop,
-                () = tokio::time::sleep(self.call.timeout) => Stop::TimedOut,
+                stop = ask::clock(&mut asking, self.call.timeout) => stop,
                 () = self.cancel.cancelled() => Stop::Cancelled,
                 () = traffic.over_tokens() => Stop::OverTokens(traffic.report().tokens),
                 reason = paused => Stop::Lost(KeeperError::Lost(reason)),
                 never = connections => match never {},
             }
         };
+        self.result.approvals = asking.map(Asking::finish);
         let stop = match stop {
             // What the engine knows says more than the end of a stream.
             Stop::Lost(error) => {
@@ -334,8 +350,10 @@ impl Job<'_> {
             }
             stop => stop,
         };
-        if let Stop::NotStarted(error) = stop {
-            return Err(not_started(error));
+        match stop {
+            Stop::NotStarted(error) => return Err(not_started(error)),
+            Stop::Untested(version) => return Err(ask::untested(&version)),
+            _ => {}
         }
         self.result.notes.extend(notes);
         self.result.timings_ms.codex = Some(milliseconds(began.elapsed()));
@@ -365,6 +383,8 @@ impl Job<'_> {
             }
             Stop::TimedOut => (JobEnd::TimedOut, Some(timed_out(self.call.timeout))),
             Stop::Cancelled => (JobEnd::Cancelled, Some(cancelled())),
+            Stop::ByAnswer => (JobEnd::Cancelled, Some(ask::stopped())),
+            Stop::Untested(version) => (JobEnd::NotStarted, Some(ask::untested(version))),
             Stop::OverTokens(used) => {
                 let limit = self.settings.config.run.max_tokens;
                 (JobEnd::Cancelled, Some(over_tokens(*used, limit)))

@@ -28,6 +28,10 @@ pub(crate) struct Options {
     pub(crate) config: Vec<(&'static str, String)>,
     /// More variables of the environment.
     pub(crate) env: Vec<(&'static str, String)>,
+    /// What the client says that it can do.
+    pub(crate) capabilities: Option<Value>,
+    /// The client speaks the protocol that has no `initialize`.
+    pub(crate) modern: bool,
     /// Name no scripted model in the configuration.
     pub(crate) no_model: bool,
 }
@@ -40,6 +44,11 @@ impl Options {
 
     pub(crate) fn no_model(mut self) -> Self {
         self.no_model = true;
+        self
+    }
+
+    pub(crate) fn capabilities(mut self, capabilities: Value) -> Self {
+        self.capabilities = Some(capabilities);
         self
     }
 
@@ -76,6 +85,11 @@ impl Server {
         let workspace = home.path().join("project");
         make_workspace(&workspace);
         Self::start_in(script, options, home, workspace).await
+    }
+
+    /// The same for a client of 2026-07-28.
+    pub(crate) async fn start_modern(script: Script, options: Options) -> Self {
+        Self::start(script, Options { modern: true, ..options }).await
     }
 
     pub(crate) async fn start_in(
@@ -131,10 +145,14 @@ impl Server {
             workspace,
         };
         let mut server = server;
+        if options.modern {
+            return server;
+        }
         let answer = server
             .request(
                 "initialize",
-                json!({"protocolVersion": "2025-06-18", "capabilities": {},
+                json!({"protocolVersion": "2025-06-18",
+                       "capabilities": options.capabilities.clone().unwrap_or(json!({})),
                        "clientInfo": {"name": "test", "version": "1"}}),
             )
             .await;
