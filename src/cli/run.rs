@@ -21,7 +21,8 @@ use crate::server;
 pub struct Arguments {
     /// What Codex shall do; `-` reads it from stdin.
     pub prompt: String,
-    /// full-auto writes the changes to the workspace, suggest holds them.
+    /// full-auto writes the changes to the workspace, suggest holds them, ask asks here before each
+    /// command and edit.
     #[arg(long)]
     pub mode: Option<String>,
     /// Time for Codex: seconds, or a duration such as 10m.

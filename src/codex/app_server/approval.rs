@@ -98,8 +98,8 @@ pub struct Answer {
 /// The end of those who run Codex: gives questions, takes answers.
 #[derive(Debug)]
 pub struct Desk {
-    pub(in crate::codex) questions: mpsc::UnboundedSender<Approval>,
-    pub(in crate::codex) answers: mpsc::UnboundedReceiver<Answer>,
+    pub(crate) questions: mpsc::UnboundedSender<Approval>,
+    pub(crate) answers: mpsc::UnboundedReceiver<Answer>,
 }
 
 /// The end of those who answer.

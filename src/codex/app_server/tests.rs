@@ -60,7 +60,13 @@ fn thread() -> ThreadStartParams {
 
 fn task() -> TurnStartParams {
     let input = vec![protocol::UserInput::Text { text: "do it".into() }];
-    TurnStartParams { thread_id: String::new(), input, model: None, output_schema: None }
+    TurnStartParams {
+        thread_id: String::new(),
+        input,
+        model: None,
+        approval_policy: None,
+        output_schema: None,
+    }
 }
 
 fn opened() -> Vec<Value> {
@@ -226,6 +232,8 @@ async fn requests_are_refused_and_a_flood_of_them_ends_the_run() {
     lines.push(ask(json!("x".repeat(100_000))));
     assert_eq!(run(Scripted::saying(&lines).then(exit(0))).await.unwrap().0.turn, Turn::Failed);
 }
+
+mod asking;
 
 #[tokio::test]
 async fn too_much_before_the_thread_is_open_ends_the_run() {

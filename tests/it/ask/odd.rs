@@ -115,11 +115,11 @@ async fn a_question_hides_neither_what_steers_a_terminal_nor_tells_a_secret() {
 #[tokio::test]
 async fn questions_that_come_together_are_put_one_after_another() {
     need_engine!();
-    // Each runs on while the next is asked for: all are open at Codex at once.
-    let script =
-        "await Promise.all([1, 2, 3].map(n => tools.exec_command({cmd: `echo ${n} > ${n}.txt`})))";
+    // The model's script is `text(await tools.TOOL(ARGUMENTS))`.
+    let together = "exec_command && await Promise.all([1, 2, 3].map(n => \
+                    tools.exec_command({cmd: `echo ${n} > ${n}.txt`}))) && String";
     let steps = vec![
-        Step::Call { tool: "exec".into(), arguments: json!(script) },
+        Step::Call { tool: together.into(), arguments: json!("done") },
         Step::Say("Done.".into()),
     ];
     let mut server = Server::start(Script::always(steps), options()).await;
