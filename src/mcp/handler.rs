@@ -103,7 +103,8 @@ impl CodexTools {
         match attended {
             Attended::Input(input) => input.into(),
             Attended::Ended(joined) => {
-                run_answer(joined.unwrap_or_else(|error| RunResult::refused(&defect(error)))).into()
+                run_answer((*joined).unwrap_or_else(|error| RunResult::refused(&defect(error))))
+                    .into()
             }
         }
     }

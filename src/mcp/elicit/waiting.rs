@@ -75,7 +75,7 @@ pub(in crate::mcp) struct Attending {
 #[derive(Debug)]
 pub(in crate::mcp) enum Attended {
     /// The run has ended.
-    Ended(Result<RunResult, JoinError>),
+    Ended(Box<Result<RunResult, JoinError>>),
     /// The client is to answer first.
     Input(InputRequiredResult),
 }
@@ -145,11 +145,11 @@ impl Waiting {
             }
             tokio::select! {
                 biased;
-                ended = &mut attending.body => return Attended::Ended(ended),
+                ended = &mut attending.body => return Attended::Ended(Box::new(ended)),
                 Some(asked) = attending.asked.recv() => attending.open = Some(asked),
                 () = cancelled.cancelled() => {
                     drop(attending.cancel);
-                    return Attended::Ended(attending.body.await);
+                    return Attended::Ended(Box::new(attending.body.await));
                 }
             }
         }
