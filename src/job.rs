@@ -53,7 +53,7 @@ use crate::pool::Pool;
 use crate::pool::owner::Owner;
 use crate::pool::status::PoolStatus;
 use crate::pool::sweep::Sweeper;
-use crate::record::prune;
+use crate::record::pruner::Pruner;
 use crate::workspace::Workspace;
 use crate::workspace::apply::recover::recover_all;
 use crate::workspace::classify::Policy;
@@ -162,6 +162,7 @@ pub struct Orchestrator {
     /// Our label, which the records of our runs have.
     owner: String,
     engine_facts: Arc<Mutex<Option<EngineFacts>>>,
+    pruner: Arc<Pruner>,
     pool: Pool<Starter>,
     /// What containers hold of workspaces.
     manifests: Manifests,
@@ -260,6 +261,7 @@ impl Orchestrator {
             places,
             lookup,
             owner: label,
+            pruner: Arc::new(Pruner::start()),
             engine_facts,
             pool,
             manifests,
@@ -332,16 +334,13 @@ impl Orchestrator {
         &self.pool
     }
 
-    /// Removes old records in the background, as `[runs]` says.
-    fn prune_records(&self) {
-        let runs = self.places.runs.clone();
-        let state = self.places.state.clone();
+    /// Removes old records in the background, as `[runs]` says, if that is due now that a run has
+    /// ended whose record is in `folder`.
+    fn prune_records(&self, folder: PathBuf) {
+        let (runs, state) = (self.places.runs.clone(), self.places.state.clone());
         let rules = self.settings().config.runs.clone();
-        tokio::task::spawn_blocking(move || match prune::prune(&runs, &state, &rules) {
-            Ok(pruned) if pruned.is_nothing() => {}
-            Ok(pruned) => tracing::debug!(?pruned, "removed old records"),
-            Err(error) => tracing::warn!(%error, "old records could not be removed"),
-        });
+        let pruner = Arc::clone(&self.pruner);
+        tokio::task::spawn_blocking(move || pruner.ended(&folder, &runs, &state, &rules));
     }
 
     /// The gateway for the credential that is there now, so that a key that is set later is used

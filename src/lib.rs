@@ -82,6 +82,8 @@ pub mod path;
 
 #[cfg(feature = "host")]
 pub mod cli;
+#[cfg(any(feature = "host", feature = "intake"))]
+pub mod clock;
 #[cfg(feature = "host")]
 pub mod codex;
 #[cfg(feature = "host")]

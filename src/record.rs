@@ -11,6 +11,7 @@
 
 pub mod event;
 pub mod prune;
+pub mod pruner;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};

@@ -159,6 +159,8 @@ pub struct Snapshot {
     /// The time then since the system was started, by a clock that nobody sets; it tells whether
     /// the other one was set back since.
     pub uptime: Duration,
+    /// The device whose files get their times from that clock: the workspace's, if it is such a one.
+    pub local: Option<u64>,
 }
 
 impl Snapshot {
@@ -167,10 +169,12 @@ impl Snapshot {
 
     /// What a path was, for the comparison when changes come back. A file that was changed shortly
     /// before it was read gets no stamp: another change in the same tick of the clock would leave
-    /// its times as they are.
+    /// its times as they are. Nor does one whose times come from elsewhere, or are what anybody sets.
     pub fn base(&self, path: &RelPath) -> Option<BaseNode> {
         let node = self.nodes.get(path)?;
-        let settled = node.kind == NodeKind::File && node.ctime < self.taken;
+        let settled = node.kind == NodeKind::File
+            && self.local == Some(node.dev)
+            && is_settled(node.ctime, self.taken);
         let Node { dev, ino, mtime, ctime, .. } = *node;
         let stamp = settled.then_some(Stamp { dev, ino, mtime, ctime });
         Some(BaseNode { stamp, ..BaseNode::from(node) })
@@ -203,6 +207,18 @@ impl Snapshot {
         });
         notes.collect()
     }
+}
+
+/// Times of a file system that keeps them in steps of 10 ms or more: the longest such step.
+const COARSE: i64 = 2;
+const COARSE_STEP: u32 = 10_000_000;
+
+/// Whether a file that was changed at `ctime` has another time if it was changed again after
+/// `before`.
+fn is_settled(ctime: (i64, u32), before: (i64, u32)) -> bool {
+    let coarse = ctime.1.is_multiple_of(COARSE_STEP);
+    let (sec, nsec) = ctime;
+    (if coarse { (sec.saturating_add(COARSE), nsec) } else { ctime }) < before
 }
 
 /// The present time less one tick, by the clock that files get their times from.

@@ -10,7 +10,7 @@ use mcp_codex_orchestrator::model::scripted::{Script, ScriptedModel, Step};
 use serde_json::json;
 
 use super::docker::{Docker, Failed};
-use super::figures::{ms, table};
+use super::figures::{ms, percentile, table};
 use super::ground::Ground;
 use super::place::{Server, small_project};
 use super::sheet::Sheet;
@@ -34,8 +34,8 @@ const WARM_UP: usize = 50;
 /// Kilobytes of log and state that a run may leave.
 const OWN_KB: f64 = 2.0;
 
-/// `runs.keep`, and the one whose removal is under way.
-const KEPT: usize = 501;
+/// `runs.keep`.
+const KEPT: usize = 500;
 
 /// What is held at one moment.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +49,10 @@ struct Held {
     disk: f64,
     /// Of the server: its log and its state.
     own: f64,
-    /// Records of runs, which `[runs]` bounds.
+    /// Records of runs: these stay for `runs.keep_for`, since they have what an undo needs.
     records: f64,
+    /// Those that have their logs, which `runs.keep` bounds.
+    logs: f64,
 }
 
 /// The labels of the servers that were started below our home.
@@ -117,12 +119,13 @@ fn report(sheet: &mut Sheet, took: &[f64], held: &[Held]) -> Result<(), Failed> 
     let rows: Vec<_> = held
         .iter()
         .map(|held| {
-            let Held { runs, memory, files, containers, volumes, disk, own, records } = held;
+            let Held { runs, memory, files, containers, volumes, disk, own, records, logs } = held;
             let mut row = vec![runs.to_string(), format!("{memory:.1}")];
             row.extend([files, containers, volumes].map(|count| format!("{count:.0}")));
             row.push(format!("{disk:.2}"));
             row.push(format!("{own:.2}"));
             row.push(format!("{records:.0}"));
+            row.push(format!("{logs:.0}"));
             row
         })
         .collect();
@@ -135,6 +138,7 @@ fn report(sheet: &mut Sheet, took: &[f64], held: &[Held]) -> Result<(), Failed> 
         "their disk, MB",
         "own disk, MB",
         "records",
+        "of them with logs",
     ];
     table(&header, &rows);
     sheet.row("runs one after another through the server: whole call", took);
@@ -150,7 +154,13 @@ fn report(sheet: &mut Sheet, took: &[f64], held: &[Held]) -> Result<(), Failed> 
     let runs = (last.runs - first.runs).max(1) as f64;
     let each = (last.own - first.own) * 1e3 / runs;
     sheet.limit("runs: log and state, a run", each, OWN_KB, " kB");
-    sheet.limit("runs: records kept", last.records, KEPT as f64, "");
+    // A look for old ones is due when a tenth of what is kept has come, and a twentieth of what is there.
+    let more = (KEPT / 10).max(last.runs / 20) + 2;
+    sheet.limit("runs: records with their logs", last.logs, (KEPT + more) as f64, "");
+    let eighth = took.len() / 8;
+    let slower =
+        percentile(&took[took.len() - eighth..], 50) / percentile(&took[eighth..2 * eighth], 50);
+    sheet.limit("runs: a call at the end / at the start", slower, 1.25, "");
     Ok(())
 }
 
@@ -181,8 +191,10 @@ async fn look(
     let files = fs::read_dir(format!("{process}/fd"))?.count() as f64;
     let disk = docker.volumes_size(label::OWNER, &owners(ground)).await? as f64 / 1e6;
     let own = size(home, &home.join("runs"))? as f64 / 1e6;
-    let records = fs::read_dir(home.join("runs"))?.count() as f64;
-    Ok(Held { runs, memory, files, containers, volumes, disk, own, records })
+    let folders: Vec<_> = fs::read_dir(home.join("runs"))?.flatten().collect();
+    let logs = folders.iter().filter(|one| one.path().join("events.jsonl").exists()).count() as f64;
+    let records = folders.len() as f64;
+    Ok(Held { runs, memory, files, containers, volumes, disk, own, records, logs })
 }
 
 /// The containers in any state and the volumes of `owners`.

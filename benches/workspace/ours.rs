@@ -75,7 +75,8 @@ impl<'a> Ours<'a> {
         let began = Instant::now();
         let held = container.held().cloned();
         container.set_held(None);
-        let request = PutRequest { base: held.as_ref().map(|held| held.tree), links: Vec::new() };
+        let base = held.as_ref().map(|held| held.tree);
+        let request = PutRequest { base, ..PutRequest::default() };
         let put = container.keeper().put(request).await?;
         let workspace = tree.workspace.clone();
         let (delta, put) = tokio::task::spawn_blocking(move || {

@@ -1,5 +1,7 @@
 //! `runs`: the records of runs.
 
+use std::time::SystemTime;
+
 use serde::Serialize;
 
 use super::{Context, Outcome, Stopped, out, parts};
@@ -134,8 +136,9 @@ pub(super) async fn execute(command: Command, context: &Context) -> Result<Outco
         Command::Prune { json } => {
             let (runs, state) = (context.paths.runs.clone(), context.paths.state.clone());
             let rules = context.loaded.config.runs.clone();
-            let pruned = tokio::task::spawn_blocking(move || prune(&runs, &state, &rules)).await;
-            let pruned = pruned
+            let go = move || prune(&runs, &state, &rules, SystemTime::now());
+            let pruned = tokio::task::spawn_blocking(go)
+                .await
                 .map_err(|error| Stopped::failed(format!("pruning ended early: {error}")))?
                 .map_err(failed)?;
             match json {

@@ -11,6 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::engine::{ContainerId, Engine, EngineError, Happened, Network};
 use crate::failure::{ErrorKind, Failure, MAKE_ROOM, is_full_disk};
 use crate::keeper::client::{Incoming, Keeper, KeeperError, KeeperOptions};
+use crate::keeper::silence::Limits;
 use crate::keeper::wire::{ArmRequest, Fingerprint, IgnoredTotal, ResetRequest};
 use crate::network;
 use crate::pool::copies::{Copy, KeptState, Note};
@@ -21,8 +22,9 @@ use crate::workspace::held::{Birth, Held};
 use super::health::{Mark, Marks, sentence, watch};
 use super::{KEEPER, Profile, check_image, check_posture, spec};
 
-/// An idle keeper is given up after this much silence; with a job in it after
-/// [`SILENCE_LEASED`], so that a server that was swapped out for a minute finds its run alive.
+/// A keeper is given up after this much silence while no job is in its container, filled or empty;
+/// with one in it after [`SILENCE_LEASED`], so that a server that was swapped out for a minute finds
+/// its run alive.
 const SILENCE_IDLE: Duration = Duration::from_secs(15);
 
 /// See [`SILENCE_IDLE`].
@@ -333,7 +335,8 @@ impl Starter {
         let mark = self.marks.add(id);
         let serve = [KEEPER.to_owned(), "serve".to_owned()];
         let stream = self.engine.open(id, &serve).await.map_err(engine_error)?;
-        let options = KeeperOptions { heartbeat: container.heartbeat, silence: SILENCE_LEASED };
+        let silence = Limits { idle: SILENCE_IDLE, job: SILENCE_LEASED };
+        let options = KeeperOptions { heartbeat: container.heartbeat, silence };
         let (keeper, incoming, _) = Keeper::connect(stream, options).await.map_err(keeper_error)?;
         let armed = keeper.arm(Self::arm(&profile)).await.map_err(keeper_error)?;
         let findings = check_posture(&spec, &armed.posture).map_err(|error| StartError {

@@ -16,12 +16,13 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use notify::{RecursiveMode, Watcher};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::clock::Clock;
 use crate::container::Starter;
 use crate::pool::Pool;
 use crate::pool::copies::Forgotten;
@@ -108,9 +109,9 @@ pub(super) async fn follow(state_dir: PathBuf, label: String, pool: Pool<Starter
             return;
         }
     };
-    let mut seen = BTreeSet::new();
+    let (mut seen, clock) = (BTreeSet::new(), Clock::start());
     loop {
-        for (id, wanted) in requests(&directory) {
+        for (id, wanted) in requests(&directory, clock.now()) {
             if seen.insert(id.clone()) {
                 let workspace = wanted.workspace.map(|(dev, ino)| WorkspaceKey { dev, ino });
                 let forgotten = pool.forget(workspace);
@@ -127,11 +128,11 @@ pub(super) async fn follow(state_dir: PathBuf, label: String, pool: Pool<Starter
 }
 
 /// The requests that are there; what is old is removed.
-fn requests(directory: &Path) -> Vec<(String, Wanted)> {
+fn requests(directory: &Path, now: SystemTime) -> Vec<(String, Wanted)> {
     let mut requests = Vec::new();
     for (name, path) in files(directory) {
         let changed = fs::metadata(&path).and_then(|found| found.modified());
-        if changed.is_ok_and(|at| at.elapsed().is_ok_and(|age| age > OLD)) {
+        if changed.is_ok_and(|at| now.duration_since(at).is_ok_and(|age| age > OLD)) {
             let _ = fs::remove_file(path);
         } else if let Some((id, REQUEST)) = name.split_once('.')
             && let Some(wanted) = read(&path)
@@ -178,7 +179,7 @@ mod tests {
         let key = WorkspaceKey { dev: 3, ino: 4 };
         let request = Request::make(state.path(), Some(key)).unwrap();
         let all = Request::make(state.path(), None).unwrap();
-        let mut found = requests(&request.directory);
+        let mut found = requests(&request.directory, SystemTime::now());
         found.sort_by_key(|(_, wanted)| wanted.workspace);
         let wanted = Wanted { workspace: Some((3, 4)) };
         let nothing = Wanted { workspace: None };
@@ -199,10 +200,13 @@ mod tests {
         let directory = directory(state.path()).unwrap();
         for name in ["a.drop", "a.me-1"] {
             let file = fs::File::create(directory.join(name)).unwrap();
-            file.set_modified(std::time::SystemTime::now() - 2 * OLD).unwrap();
+            file.set_modified(SystemTime::now() - 2 * OLD).unwrap();
         }
         fs::write(directory.join("b.drop"), "no request").unwrap();
-        assert_eq!(requests(&directory), []);
+        // A clock that was set back makes nothing old.
+        assert_eq!(requests(&directory, SystemTime::now() - 24 * OLD), []);
+        assert_eq!(files(&directory).len(), 3);
+        assert_eq!(requests(&directory, SystemTime::now()), []);
         assert_eq!(files(&directory).len(), 1);
     }
 }

@@ -101,11 +101,12 @@ pub(super) async fn run(
     let Prepared { record, .. } = prepared;
     let log_prompts = settings.config.server.log_prompts;
     let whole = result.clone();
+    let folder = record.folder().to_owned();
     let recorded = blocking(move || record.finish(&whole, log_prompts)).await;
     if let Err(failure) = recorded {
         tracing::error!(%failure, "the result of a run could not be recorded");
     }
-    orchestrator.prune_records();
+    orchestrator.prune_records(folder);
     result.cut()
 }
 

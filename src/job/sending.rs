@@ -45,6 +45,8 @@ pub(super) struct Sending {
     pub(super) limit: Duration,
     /// What other containers hold.
     pub(super) manifests: Manifests,
+    /// No job has asked for it yet.
+    pub(super) ahead: bool,
 }
 
 /// What was sent.
@@ -69,21 +71,33 @@ impl Sending {
     /// `workspace.lock_timeout`. The container holds nothing that is known then; it must be cleaned
     /// or destroyed.
     pub(super) async fn send(self, container: &mut ArmedContainer) -> Result<SentTree, Failure> {
+        Ok(self.try_send(container).await?)
+    }
+
+    /// As [`Sending::send`], and tells whether nothing but others who have the workspace was in the way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Sending::send`].
+    pub(super) async fn try_send(
+        self,
+        container: &mut ArmedContainer,
+    ) -> Result<SentTree, SendingError> {
         let limit = self.limit;
         let sending = self.put(container);
         tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| {
-            Err(Failure::new(
+            Err(SendingError::Failed(Failure::new(
                 ErrorKind::TransferFailed,
                 format!(
                     "sending the workspace took longer than {} s (run.transfer_timeout); exclude \
                      what Codex does not need with workspace.exclude or .codexignore",
                     limit.as_secs()
                 ),
-            ))
+            )))
         })
     }
 
-    async fn put(self, container: &mut ArmedContainer) -> Result<SentTree, Failure> {
+    async fn put(self, container: &mut ArmedContainer) -> Result<SentTree, SendingError> {
         let workspace = self.workspace.clone();
         let birth = blocking(move || Ok::<_, Failure>(Birth::of(&workspace))).await?;
         container.give_to(birth).await.map_err(uncleaned)?;
@@ -106,7 +120,8 @@ impl Sending {
                         full = false;
                         sent
                     }
-                    Err(NotSent::Failed(failure)) => return Err(failure),
+                    Err(NotSent::Failed(failure)) => return Err(failure.into()),
+                    Err(NotSent::InUse(failure)) => return Err(SendingError::InUse(failure)),
                     Err(NotSent::Refused(reason)) => {
                         let id = container.id();
                         tracing::info!(container = %id, %reason, "what differs was refused");
@@ -137,24 +152,24 @@ impl Sending {
         // lock.
         let over = CancellationToken::new();
         let _over = over.clone().drop_guard();
-        let request =
-            PutRequest { base: held.as_ref().map(|held| held.tree), links: self.links.clone() };
+        let (base, links) = (held.as_ref().map(|held| held.tree), self.links.clone());
+        let request = PutRequest { base, links, ahead: self.ahead };
         let put = keeper.put(request).await?;
         let Self { workspace, rules, state_dir, .. } = self.clone();
         let (lock_timeout, latest) = (self.lock_timeout, self.manifests.latest(workspace.key));
-        let (sent, put) = blocking(move || {
+        let work = move || {
             // Held until all is read, so that no other run's changes are half in what is sent.
             let _turn = turn::unless(&over, lock::read, &state_dir, &workspace, lock_timeout)
-                .map_err(locked)?
+                .map_err(NotSent::locked)?
                 .ok_or_else(cancelled)?;
             switch::recover(&state_dir, workspace.key);
             let base = Base { held: held.as_deref(), latest: latest.as_deref() };
             let mut bridge = Until { inner: SyncIoBridge::new(put), over };
             let rules = rules.with_state(&state_dir);
             let sent = send_on(&workspace, &rules, base, &mut bridge);
-            Ok::<_, Failure>((sent, bridge.inner.into_inner()))
-        })
-        .await?;
+            Ok::<_, NotSent>((sent, bridge.inner.into_inner()))
+        };
+        let (sent, put) = blocking(move || Ok::<_, Failure>(work())).await??;
         match sent {
             Ok(delta) => Ok((delta, put.finish().await?)),
             // Why the stream takes no more is what the keeper answers.
@@ -187,11 +202,43 @@ impl<W: Write> Write for Until<W> {
     }
 }
 
+/// Why a workspace was not sent.
+#[derive(Debug)]
+pub(super) enum SendingError {
+    /// Others read or write it, and did not let it go in time.
+    InUse(Failure),
+    Failed(Failure),
+}
+
+impl From<Failure> for SendingError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<SendingError> for Failure {
+    fn from(error: SendingError) -> Self {
+        match error {
+            SendingError::InUse(failure) | SendingError::Failed(failure) => failure,
+        }
+    }
+}
+
 /// Why a tree was not put.
 enum NotSent {
     /// The keeper lives and does not take it.
     Refused(String),
+    InUse(Failure),
     Failed(Failure),
+}
+
+impl NotSent {
+    /// Others did not let the workspace go, or its lock cannot be had at all.
+    fn locked(error: LockError) -> Self {
+        let in_use = matches!(error, LockError::Timeout(_));
+        let failure = locked(error);
+        if in_use { Self::InUse(failure) } else { Self::Failed(failure) }
+    }
 }
 
 impl From<KeeperError> for NotSent {
@@ -209,11 +256,12 @@ impl From<Failure> for NotSent {
     }
 }
 
-impl From<NotSent> for Failure {
+impl From<NotSent> for SendingError {
     fn from(error: NotSent) -> Self {
         match error {
-            NotSent::Refused(reason) => keeper_failure(KeeperError::Refused(reason)),
-            NotSent::Failed(failure) => failure,
+            NotSent::Refused(reason) => Self::Failed(keeper_failure(KeeperError::Refused(reason))),
+            NotSent::InUse(failure) => Self::InUse(failure),
+            NotSent::Failed(failure) => Self::Failed(failure),
         }
     }
 }

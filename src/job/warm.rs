@@ -10,7 +10,8 @@
 //!
 //! One task decides and sends, one container at a time. It knows the workspaces that were used last
 //! in the life of this server, and at first the default one. What it knows of the files may be
-//! wrong or late without harm: the call compares again. On a quiet machine nothing happens at all.
+//! wrong or late without harm: the call compares again. On a quiet machine nothing happens at all. A
+//! workspace that others write is sent when they are done, of which the kernel tells.
 
 mod fill;
 mod policy;
@@ -31,7 +32,7 @@ use crate::pool::prepare::{Preparation, View};
 use crate::pool::source::Pooled;
 use crate::pool::{Pool, QUIET};
 use crate::workspace::held::Manifests;
-use crate::workspace::{Snapshot, Workspace, WorkspaceKey};
+use crate::workspace::{Snapshot, Workspace, WorkspaceKey, lock};
 
 use self::fill::{Fill, Filled};
 use self::policy::{Copy, Next, Scene, Tree, next};
@@ -53,7 +54,7 @@ const SETTLING: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_secs(3);
 const PAUSE_TIMES: u32 = 20;
 
-/// The wait after a workspace was used by others, or a container was lost.
+/// The wait after a workspace was found in use, once it is free again, or after a container was lost.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Tells the task what happens. Ends it when dropped.
@@ -75,8 +76,14 @@ pub(super) struct Context {
 
 #[derive(Debug)]
 enum Said {
-    Used { key: WorkspaceKey, path: PathBuf, large: bool },
+    Used {
+        key: WorkspaceKey,
+        path: PathBuf,
+        large: bool,
+    },
     Changed(WorkspaceKey),
+    /// Nobody writes this workspace any more.
+    Free(WorkspaceKey),
 }
 
 impl Warm {
@@ -85,6 +92,7 @@ impl Warm {
         let (say, said) = mpsc::unbounded_channel();
         let filler = Filler {
             context,
+            say: say.downgrade(),
             said,
             wake: Arc::new(Notify::new()),
             trees: Vec::new(),
@@ -127,6 +135,11 @@ struct Known {
     unasked: bool,
     /// Whether it could not be sent; until a job could.
     left_alone: bool,
+    /// At which version it was found in use by others. Until they are done, or something changes in it,
+    /// it is left to them.
+    in_use: Option<u64>,
+    /// Whether somebody tells when they are done.
+    awaited: bool,
     signs: Arc<Signs>,
     watch: Option<Watch>,
     /// Whether it cannot be watched; until its next job.
@@ -151,11 +164,18 @@ impl Known {
             large: false,
             unasked: false,
             left_alone: false,
+            in_use: None,
+            awaited: false,
             signs: Arc::new(Signs::new(Arc::clone(wake))),
             watch: None,
             unwatchable: false,
             round: None,
         }
+    }
+
+    /// Whether it is not sent for now.
+    fn is_left(&self) -> bool {
+        self.left_alone || self.in_use.is_some_and(|version| version == self.signs.look().0)
     }
 
     /// In what time it has been at rest for long enough.
@@ -194,6 +214,8 @@ impl Known {
 
 struct Filler {
     context: Context,
+    /// To ourselves, for who waits until a workspace is free.
+    say: mpsc::WeakUnboundedSender<Said>,
     said: mpsc::UnboundedReceiver<Said>,
     /// Files of a workspace changed.
     wake: Arc<Notify>,
@@ -267,14 +289,19 @@ impl Filler {
                     None => Known::new(key, path.clone(), &self.wake),
                 };
                 let (left_alone, unwatchable) = (false, false);
-                let unasked = false;
-                self.trees
-                    .insert(0, Known { path, large, unasked, left_alone, unwatchable, ..known });
+                let (unasked, in_use) = (false, None);
+                let known = Known { path, large, unasked, in_use, ..known };
+                self.trees.insert(0, Known { left_alone, unwatchable, ..known });
                 self.trees.truncate(MOST_TREES);
             }
             Said::Changed(key) => {
                 if let Some(tree) = self.trees.iter().find(|tree| tree.key == key) {
                     tree.signs.changed();
+                }
+            }
+            Said::Free(key) => {
+                if let Some(tree) = self.trees.iter_mut().find(|tree| tree.key == key) {
+                    (tree.in_use, tree.awaited) = (None, false);
                 }
             }
         }
@@ -311,7 +338,7 @@ impl Filler {
         let trees = self.trees.iter().map(|tree| Tree {
             key: tree.key,
             large: tree.large,
-            left_alone: tree.left_alone,
+            left_alone: tree.is_left(),
             rests_in: tree.rests_in(),
         });
         let trees: Vec<_> = trees.collect();
@@ -371,16 +398,22 @@ impl Filler {
         match fill.run(preparation).await {
             Filled::Done(sent) => {
                 let (files, bytes, full) = (sent.files, sent.bytes, sent.full);
-                tracing::debug!(container = %id, workspace, files, bytes, full, "a container was filled");
-                self.fresh.insert(id.0, (uses, version));
+                let (id, took) = (id.0, began.elapsed());
                 tree.large = is_large(&sent.snapshot);
-                tree.round = Some(Round { version, ended: Instant::now(), took: began.elapsed() });
+                tree.round = Some(Round { version, ended: Instant::now(), took });
                 tree.follow(sent.snapshot).await;
+                tracing::debug!(container = %id, workspace, files, bytes, full, "a container was filled");
+                self.fresh.insert(id, (uses, version));
             }
             Filled::GivenUp => tracing::debug!(container = %id, workspace, "filling was given up"),
             Filled::Busy => {
                 tracing::debug!(workspace, "the workspace is in use");
                 self.not_before = Some(Instant::now() + AGAIN);
+                tree.in_use = Some(version);
+                if !tree.awaited {
+                    let (state_dir, say) = (self.context.state_dir.clone(), self.say.clone());
+                    tree.awaited = tell_when_free(key, state_dir, say);
+                }
             }
             Filled::Lost(failure) => {
                 tracing::debug!(container = %id, %failure, "a container was lost while it was filled");
@@ -393,4 +426,19 @@ impl Filler {
             }
         }
     }
+}
+
+/// Says when nobody writes the workspace any more. Its own thread waits, since nothing ends the wait
+/// before that, and at the end of the server nothing has to. Whether it does: where it cannot, the
+/// next change or job tells.
+fn tell_when_free(
+    key: WorkspaceKey,
+    state_dir: PathBuf,
+    say: mpsc::WeakUnboundedSender<Said>,
+) -> bool {
+    let wait = move || match lock::wait_until_free(&state_dir, key) {
+        Ok(()) => drop(say.upgrade().map(|say| say.send(Said::Free(key)))),
+        Err(error) => tracing::debug!(%error, "a workspace's lock cannot be waited for"),
+    };
+    std::thread::Builder::new().name("workspace-lock".to_owned()).spawn(wait).is_ok()
 }

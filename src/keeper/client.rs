@@ -37,7 +37,7 @@ pub use self::put::Put;
 use self::said::Said;
 use super::frame::{FrameError, FrameReader, FrameWriter, Kind};
 use super::mux::{self, Opener, Side, Stream};
-use super::silence::Silence;
+use super::silence::{Limits, Patience, Silence};
 use super::wire::{
     ArmRequest, Armed, CollectRequest, EndReport, Fingerprint, Hello, PROTOCOL, PutRequest,
     Request, ResetReport, ResetRequest, SpawnRequest,
@@ -54,13 +54,14 @@ const REASON_WAIT: Duration = Duration::from_millis(200);
 pub struct KeeperOptions {
     /// Between two signs of life, in both directions.
     pub heartbeat: Duration,
-    /// The host gives the keeper up after hearing nothing for so long.
-    pub silence: Duration,
+    /// The host gives the keeper up after hearing nothing for so long. Until it is armed, that of a job
+    /// holds: who starts it has a limit of his own.
+    pub silence: Limits,
 }
 
 impl Default for KeeperOptions {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(5), silence: Duration::from_secs(15) }
+        Self { heartbeat: Duration::from_secs(5), silence: Limits::default() }
     }
 }
 
@@ -151,6 +152,7 @@ pub struct Keeper {
 struct Shared {
     opener: Opener,
     silence: Arc<Silence>,
+    patience: Arc<Patience>,
     lost: Lost,
     _driver: AbortOnDropHandle<()>,
     _beat: AbortOnDropHandle<()>,
@@ -166,19 +168,21 @@ impl Keeper {
         stream: ByteStream,
         options: KeeperOptions,
     ) -> Result<(Self, Incoming, Hello), KeeperError> {
-        let silence = Arc::new(Silence::new(Silence::tick_for(options.silence)));
+        let Limits { idle, job } = options.silence;
+        let silence = Arc::new(Silence::new(Silence::tick_for(idle.min(job))));
+        let patience = Arc::new(Patience::new(options.silence, true));
         let (reader, writer) = tokio::io::split(stream);
         let (opener, driver) = mux::connect(Side::Host, reader, writer, Arc::clone(&silence));
         let (announce, arrivals) = mpsc::unbounded_channel();
         let (tell, lost) = watch::channel(None);
-        let watched = Arc::clone(&silence);
+        let (watched, limit) = (Arc::clone(&silence), Arc::clone(&patience));
         let turn = incoming::Turn::default();
         let arriving = turn.clone();
         let driver = tokio::spawn(async move {
             let inbound = |stream| incoming::announce(stream, &announce, arriving.now());
             let loss = tokio::select! {
                 reason = driver.run(inbound) => Loss::Ended(said::fit(&reason, said::MAX_SENTENCE)),
-                length = watched.over(|| options.silence) => Loss::Silent(length),
+                length = watched.over(|| limit.limit()) => Loss::Silent(length),
             };
             // Nobody listens when the last handle is gone.
             let _ = tell.send(Some(loss));
@@ -209,8 +213,8 @@ impl Keeper {
             let hear = async { while let Ok(Some(_)) = frames.next().await {} };
             tokio::join!(send, hear);
         });
-        let shared =
-            Shared { opener, silence, lost, _driver: driver, _beat: AbortOnDropHandle::new(beat) };
+        let beat = AbortOnDropHandle::new(beat);
+        let shared = Shared { opener, silence, patience, lost, _driver: driver, _beat: beat };
         Ok((Self { shared: Arc::new(shared) }, Incoming::new(arrivals, turn), hello))
     }
 
@@ -220,7 +224,9 @@ impl Keeper {
     ///
     /// See [`KeeperError`].
     pub async fn arm(&self, request: ArmRequest) -> Result<Armed, KeeperError> {
-        self.call(&Request::Arm(request)).await
+        let armed = self.call(&Request::Arm(request)).await?;
+        self.shared.patience.cleared();
+        Ok(armed)
     }
 
     /// Begins to write a tree into the workspace.
@@ -229,6 +235,7 @@ impl Keeper {
     ///
     /// See [`KeeperError`]; what the keeper refuses comes with [`Put::finish`].
     pub async fn put(&self, request: PutRequest) -> Result<Put, KeeperError> {
+        self.shared.patience.put(request.ahead);
         let (frames, writer) = self.open(&Request::Put(request)).await?;
         Ok(Put::new(frames, writer, self.shared.lost.clone()))
     }
@@ -258,6 +265,7 @@ impl Keeper {
     ) -> Result<Program, KeeperError> {
         let stdin = request.stdin.clone().into_bytes();
         let nonce = request.nonce.clone();
+        self.shared.patience.spawned();
         let (frames, writer) = self.open(&Request::Spawn(request)).await?;
         Program::start(frames, writer, self.shared.lost.clone(), nonce, stdin, closing).await
     }
@@ -298,7 +306,9 @@ impl Keeper {
     ///
     /// See [`KeeperError`].
     pub async fn reset_with(&self, request: ResetRequest) -> Result<ResetReport, KeeperError> {
-        self.call(&Request::Reset(request)).await
+        let report = self.call(&Request::Reset(request)).await?;
+        self.shared.patience.cleared();
+        Ok(report)
     }
 
     /// How long the keeper has said nothing, of the time lived through; no round trip.

@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 
 use super::client::{Incoming, Keeper, KeeperError, KeeperOptions, ProgramEvent};
 use super::frame::{FrameReader, FrameWriter, Kind};
-use super::inside::serve::{Limits, serve};
+use super::inside::serve::serve;
 use super::inside::{Inside, Refusal};
 use super::mux::{self, Side};
-use super::silence::Silence;
+use super::silence::{Limits, Silence};
 use super::wire::{
     ArmRequest, Armed, CollectReport, CollectRequest, ExitReport, Fingerprint, Hello, PROTOCOL,
     Posture, PutReport, PutRequest, Request, ResetReport, ResetRequest, SpawnRequest,
@@ -306,20 +306,101 @@ async fn a_silent_keeper_is_given_up() {
     assert!(matches!(error, KeeperError::Silent(length) if length.as_secs() >= 15), "{error}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_silent_host_is_given_up_after_its_limit_and_later_with_a_job() {
-    let mute =
-        KeeperOptions { heartbeat: Duration::from_secs(3600), silence: Duration::from_secs(3600) };
-    for (job, at_least, at_most) in [(false, 15, 18), (true, 180, 184)] {
-        let (keeper, _incoming, _served) = connect(4096, mute).await;
-        if job {
-            let put = keeper.put(PutRequest::default()).await.unwrap();
+/// A limit that never comes.
+const NEVER: Limits = Limits { idle: HOURS, job: HOURS };
+const HOURS: Duration = Duration::from_secs(36_000);
+
+/// What is done to an armed container, and whether a job is in it then.
+#[derive(Clone, Copy, Debug)]
+enum Use {
+    Nothing,
+    Filled,
+    FilledAndWaiting,
+    FilledAndLeased,
+    Leased,
+    Started,
+    Reset,
+}
+
+impl Use {
+    const ALL: [(Self, bool); 7] = [
+        (Self::Nothing, false),
+        (Self::Filled, false),
+        (Self::FilledAndWaiting, false),
+        (Self::FilledAndLeased, true),
+        (Self::Leased, true),
+        (Self::Started, true),
+        (Self::Reset, false),
+    ];
+
+    async fn happen(self, keeper: &Keeper) {
+        let nothing = ArmRequest { forward: Vec::new(), ..ArmRequest::default() };
+        keeper.arm(nothing).await.unwrap();
+        let put = async |ahead| {
+            let put = keeper.put(PutRequest { ahead, ..PutRequest::default() }).await.unwrap();
             put.finish().await.unwrap();
+        };
+        let start = async || drop(keeper.spawn(program("true")).await.unwrap());
+        match self {
+            Self::Nothing => {}
+            Self::Filled => put(true).await,
+            Self::FilledAndWaiting => {
+                put(true).await;
+                start().await;
+            }
+            Self::FilledAndLeased => {
+                put(true).await;
+                put(false).await;
+            }
+            Self::Leased => put(false).await,
+            Self::Started => start().await,
+            Self::Reset => {
+                put(false).await;
+                start().await;
+                drop(keeper.reset().await.unwrap());
+            }
         }
-        let started = tokio::time::Instant::now();
-        keeper.closed().await;
-        let waited = started.elapsed().as_secs();
-        assert!((at_least..=at_most).contains(&waited), "job {job}: {waited} s");
+    }
+}
+
+/// Sees that `keeper` is lost in the time that is right.
+async fn lost_in_time(keeper: &Keeper, job: bool, what: Use) {
+    let started = tokio::time::Instant::now();
+    keeper.closed().await;
+    let waited = started.elapsed().as_secs();
+    let right = if job { 174..=184 } else { 9..=18 };
+    assert!(right.contains(&waited), "{what:?}: {waited} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_host_is_given_up_soon_and_later_with_a_job_in_the_container() {
+    let mute = KeeperOptions { heartbeat: HOURS, silence: NEVER };
+    for (what, job) in Use::ALL {
+        let (keeper, _incoming, _served) = connect(4096, mute).await;
+        what.happen(&keeper).await;
+        lost_in_time(&keeper, job, what).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_keeper_that_falls_silent_is_given_up_soon_and_later_with_a_job_in_its_container() {
+    for (what, job) in Use::ALL {
+        let (near, mut outer) = tokio::io::duplex(4096);
+        let (mut inner, far) = tokio::io::duplex(4096);
+        let (reader, writer) = tokio::io::split(far);
+        let _served = tokio::spawn(serve(Arc::<Harmless>::default(), reader, writer, NEVER));
+        let (fall_silent, silent) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut outer, &mut inner) => {}
+                _ = silent => std::future::pending().await,
+            }
+        });
+        let options = KeeperOptions::default();
+        let (keeper, _incoming, _) = Keeper::connect(Box::new(near), options).await.unwrap();
+        what.happen(&keeper).await;
+        fall_silent.send(()).unwrap();
+        lost_in_time(&keeper, job, what).await;
     }
 }
 

@@ -4,12 +4,76 @@
 //! and a tick that comes late (laptop sleep, a frozen cgroup, `SIGSTOP`) counts as one late tick
 //! and not as the hours that passed. So a machine that wakes up gives the other side the chance to
 //! speak before anyone is given up.
+//!
+//! Both sides follow the same rule of how much of it is too much ([`Patience`]):
+//!
+//! ```text
+//!  starting ── arm ──> nobody's ── put, spawn ──> a job is in it ── reset ──> nobody's
+//!   (job)               (idle)  ── put ahead ──> still nobody's, whatever is spawned on it
+//! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+/// How long the other side may say nothing, of the time this one lived through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// While no job is in the container.
+    pub idle: Duration,
+    /// While one is: a server that was stopped or swapped out for a minute finds its run alive.
+    pub job: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { idle: Duration::from_secs(15), job: Duration::from_secs(180) }
+    }
+}
+
+/// Which limit holds now. What is sent ahead of a job is no job: a container that was only filled is
+/// given up as soon as an empty one, and costs as little.
+#[derive(Debug)]
+pub struct Patience {
+    limits: Limits,
+    job: AtomicBool,
+    ahead: AtomicBool,
+}
+
+impl Patience {
+    /// Begins with the limit of a job, or of a container that is nobody's.
+    pub fn new(limits: Limits, job: bool) -> Self {
+        Self { limits, job: AtomicBool::new(job), ahead: AtomicBool::new(false) }
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> Duration {
+        if self.job.load(Ordering::Relaxed) { self.limits.job } else { self.limits.idle }
+    }
+
+    /// A tree is put, ahead of a job or for one.
+    pub fn put(&self, ahead: bool) {
+        self.ahead.store(ahead, Ordering::Relaxed);
+        if !ahead {
+            self.job.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A program starts: of a job, unless it waits on a tree that was put ahead of one.
+    pub fn spawned(&self) {
+        if !self.ahead.load(Ordering::Relaxed) {
+            self.job.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The container was armed or reset: it is nobody's.
+    pub fn cleared(&self) {
+        self.ahead.store(false, Ordering::Relaxed);
+        self.job.store(false, Ordering::Relaxed);
+    }
+}
 
 /// A count of silence, fed by the reader of a stream and by a clock of its own.
 #[derive(Debug)]

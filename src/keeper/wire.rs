@@ -178,6 +178,10 @@ pub struct PutRequest {
     /// in one of [`ArmRequest::link_places`] and nothing else is there.
     #[serde(default)]
     pub links: Vec<String>,
+    /// It is put ahead of a job: until the next put the container is nobody's still, and is given up
+    /// after the silence that ends an empty one. A keeper that does not know of it takes it for a job.
+    #[serde(default)]
+    pub ahead: bool,
 }
 
 /// How a container is reset.

@@ -70,6 +70,8 @@ pub struct Pruned {
     pub slimmed: Vec<String>,
     /// Bytes that are free now.
     pub bytes: u64,
+    /// Records that are left.
+    pub left: usize,
 }
 
 impl Pruned {
@@ -79,15 +81,19 @@ impl Pruned {
     }
 }
 
-/// Removes what `rules` do not keep. `state` is the state directory, which says whose servers live.
-/// Blocking.
+/// Removes what `rules` do not keep at the time `now`. `state` is the state directory, which says whose
+/// servers live. Reads every record. Blocking.
 ///
 /// # Errors
 ///
 /// The runs directory cannot be read. A record that cannot be removed is logged and stays.
-pub fn prune(runs: &Path, state: &Path, rules: &RunsConfig) -> Result<Pruned, RecordError> {
+pub fn prune(
+    runs: &Path,
+    state: &Path,
+    rules: &RunsConfig,
+    now: SystemTime,
+) -> Result<Pruned, RecordError> {
     let records = list(runs)?;
-    let now = SystemTime::now();
     let candidates: Vec<Candidate> =
         records.iter().map(|record| candidate(record, state, now)).collect();
     let mut pruned = Pruned::default();
@@ -128,6 +134,7 @@ pub fn prune(runs: &Path, state: &Path, rules: &RunsConfig) -> Result<Pruned, Re
             Err(error) => tracing::warn!(run_id = id, %error, "a record cannot be removed"),
         }
     }
+    pruned.left = records.len() - pruned.removed.len();
     Ok(pruned)
 }
 
@@ -187,7 +194,8 @@ fn size(path: &Path) -> u64 {
     fs::symlink_metadata(path).map_or(0, |found| found.len())
 }
 
-fn bytes_of(folder: &Path) -> u64 {
+/// Bytes of all files in a folder.
+pub(super) fn bytes_of(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     entries
         .filter_map(Result::ok)

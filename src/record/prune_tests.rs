@@ -100,6 +100,11 @@ fn ended(runs: &Path, state: ChangesState) -> String {
     id
 }
 
+/// What goes now.
+fn prune_now(runs: &Path, state: &Path, rules: &RunsConfig) -> Result<Pruned, RecordError> {
+    prune(runs, state, rules, SystemTime::now())
+}
+
 fn left(runs: &Path) -> Vec<String> {
     list(runs).unwrap().iter().map(|record| record.id().to_owned()).collect()
 }
@@ -111,14 +116,14 @@ fn the_oldest_go_first_and_held_changes_stay_without_their_logs() {
     let held = ended(runs, ChangesState::Held);
     let ids = [ChangesState::None; 3].map(|state| ended(runs, state));
     let going_on = Record::create(runs, &request(None)).unwrap();
-    let pruned = prune(runs, runs, &rules(3, 1000, 1 << 30)).unwrap();
+    let pruned = prune_now(runs, runs, &rules(3, 1000, 1 << 30)).unwrap();
     assert_eq!(pruned.removed, [ids[1].clone(), ids[0].clone()]);
     assert_eq!(pruned.slimmed, std::slice::from_ref(&held));
     assert!(pruned.bytes > 10);
     assert_eq!(left(runs), [going_on.id().to_owned(), ids[2].clone(), held.clone()]);
     let held = Record::open(runs, &held).unwrap();
     assert!(!held.events_jsonl().exists() && held.result().unwrap().is_some());
-    let again = prune(runs, runs, &rules(3, 1000, 1 << 30)).unwrap();
+    let again = prune_now(runs, runs, &rules(3, 1000, 1 << 30)).unwrap();
     assert!(again.is_nothing(), "{again:?}");
 }
 
@@ -142,11 +147,11 @@ fn what_an_undo_needs_stays_and_so_does_what_was_taken_back() {
         .open(at(&unsaved).changes_json())
         .and_then(|file| file.set_modified(later))
         .unwrap();
-    let pruned = prune(runs, runs, &rules(0, 1000, 0)).unwrap();
+    let pruned = prune_now(runs, runs, &rules(0, 1000, 0)).unwrap();
     assert_eq!(pruned.removed, [only_added]);
     assert_eq!(left(runs), [unsaved, undone, with_kept, with_before]);
     // Past keep_for all of them go.
-    prune(runs, runs, &rules(9, 0, 1 << 30)).unwrap();
+    prune_now(runs, runs, &rules(9, 0, 1 << 30)).unwrap();
     assert!(left(runs).is_empty());
 }
 
@@ -168,7 +173,7 @@ fn the_time_of_a_pre_image_counts_and_not_that_of_its_run() {
     set_old(&at(&ids[0]).before_tar());
     set_old(&at(&ids[2]).before_tar());
     fs::write(at(&ids[2]).changes_json(), "{}").unwrap();
-    let pruned = prune(runs, runs, &rules(9, 1000, 1 << 30)).unwrap();
+    let pruned = prune_now(runs, runs, &rules(9, 1000, 1 << 30)).unwrap();
     assert_eq!(pruned.removed, [ids[0].clone()]);
     assert_eq!(pruned.slimmed, [ids[2].clone(), ids[1].clone()]);
 }
@@ -179,9 +184,9 @@ fn a_run_goes_on_as_long_as_its_server_lives() {
     let runs = runs.path();
     let owner = Owner::claim(runs).unwrap();
     let record = Record::create(runs, &request(Some(owner.label().to_owned()))).unwrap();
-    assert!(prune(runs, runs, &rules(0, 0, 0)).unwrap().is_nothing());
+    assert!(prune_now(runs, runs, &rules(0, 0, 0)).unwrap().is_nothing());
     drop(owner);
-    let pruned = prune(runs, runs, &rules(0, 0, 0)).unwrap();
+    let pruned = prune_now(runs, runs, &rules(0, 0, 0)).unwrap();
     assert_eq!(pruned.removed, [record.id().to_owned()]);
 }
 
@@ -191,9 +196,9 @@ fn what_somebody_applies_or_takes_back_right_now_stays() {
     let runs = runs.path();
     let id = ended(runs, ChangesState::Applied);
     let used = Record::open(runs, &id).unwrap().share().unwrap();
-    assert!(prune(runs, runs, &rules(0, 0, 0)).unwrap().is_nothing());
+    assert!(prune_now(runs, runs, &rules(0, 0, 0)).unwrap().is_nothing());
     drop(used);
-    assert_eq!(prune(runs, runs, &rules(0, 0, 0)).unwrap().removed, [id]);
+    assert_eq!(prune_now(runs, runs, &rules(0, 0, 0)).unwrap().removed, [id]);
 }
 
 #[test]
@@ -208,10 +213,23 @@ fn what_a_killed_apply_needs_to_recover_stays() {
         "folder": runs.join(&id), "direction": "undo", "ops": [],
     });
     fs::write(&journal, format!("{plan}\n")).unwrap();
-    assert!(prune(runs, state.path(), &rules(0, 0, 0)).unwrap().is_nothing());
+    assert!(prune_now(runs, state.path(), &rules(0, 0, 0)).unwrap().is_nothing());
     // One that nobody can read may be about any run.
     fs::write(&journal, "{}\n").unwrap();
-    assert!(prune(runs, state.path(), &rules(0, 0, 0)).unwrap().is_nothing());
+    assert!(prune_now(runs, state.path(), &rules(0, 0, 0)).unwrap().is_nothing());
     fs::remove_file(&journal).unwrap();
-    assert_eq!(prune(runs, state.path(), &rules(0, 0, 0)).unwrap().removed, [id]);
+    assert_eq!(prune_now(runs, state.path(), &rules(0, 0, 0)).unwrap().removed, [id]);
+}
+
+#[test]
+fn a_clock_that_was_set_forward_makes_nothing_old() {
+    let runs = tempfile::tempdir().unwrap();
+    let runs = runs.path();
+    let id = ended(runs, ChangesState::Held);
+    let rules = rules(9, 3600, 1 << 30);
+    let (real, hour) = (SystemTime::now(), Duration::from_secs(3600));
+    assert!(prune(runs, runs, &rules, real - 24 * hour).unwrap().is_nothing());
+    assert!(prune(runs, runs, &rules, real).unwrap().is_nothing());
+    let pruned = prune(runs, runs, &rules, real + 2 * hour).unwrap();
+    assert_eq!((pruned.removed, pruned.left), (vec![id], 0));
 }

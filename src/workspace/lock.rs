@@ -114,6 +114,27 @@ pub fn writer_waits(state_dir: &Path, key: WorkspaceKey) -> bool {
     gate.lock(FlockOperation::NonBlockingLockShared).is_ok_and(|open| !open)
 }
 
+/// Waits until nobody writes the workspace or waits to write it, for ever if need be: for a thread of
+/// its own, which holds nothing meanwhile and nothing afterwards. The kernel wakes it, nothing is
+/// polled.
+///
+/// # Errors
+///
+/// The lock file cannot be used, or the file system has no such wait.
+pub fn wait_until_free(state_dir: &Path, key: WorkspaceKey) -> io::Result<()> {
+    // In the order in which readers go, each let go at once.
+    for kind in ["gate", "lock"] {
+        let path = state_dir.join("locks").join(format!("{}-{}.{kind}", key.dev, key.ino));
+        let file = LockFile::open(&path)?;
+        while let Err(error) = flock(&file.0, FlockOperation::LockShared) {
+            if error != Errno::INTR {
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Locks against everybody else. Blocks, at most `timeout`.
 ///
 /// # Errors
@@ -245,6 +266,23 @@ mod tests {
             drop(written);
         });
         shared(dir.path(), KEY, Duration::ZERO).unwrap();
+    }
+
+    #[test]
+    fn who_waits_until_it_is_free_is_told_when_the_writer_is_done_and_hinders_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = exclusive(dir.path(), KEY, Duration::ZERO).unwrap();
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait_until_free(dir.path(), KEY).unwrap());
+            assert!(shared(dir.path(), KEY, Duration::from_millis(20)).is_err());
+            assert!(!waiting.is_finished());
+            drop(held);
+            waiting.join().unwrap();
+        });
+        exclusive(dir.path(), KEY, Duration::ZERO).unwrap();
+        // A reader is no hindrance.
+        let _reader = shared(dir.path(), KEY, Duration::ZERO).unwrap();
+        wait_until_free(dir.path(), KEY).unwrap();
     }
 
     #[test]

@@ -16,7 +16,6 @@
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, statat};
 
@@ -25,6 +24,7 @@ use super::git::{HistoryRules, ObjectFile, Repository, Sent};
 use super::limits::Totals;
 use super::select;
 use super::{GitSent, NodeKind, Snapshot, StayReason, StayedHome, Workspace, before_this_tick};
+use crate::clock::uptime;
 use crate::config::workspace::{Ignored, WorkspaceConfig};
 
 mod contents;
@@ -129,7 +129,8 @@ pub fn send_on(
     out: impl Write,
 ) -> Result<Delta, SendError> {
     let (taken, uptime) = (before_this_tick(), uptime());
-    let known = Known::new(base, taken, uptime, known::local(&*workspace.root));
+    let local = known::local(&*workspace.root);
+    let known = Known::new(base, taken, uptime, local);
     let repository = Repository::find(workspace, &rules.history);
     let mut selection = select::select(workspace, rules, &repository, known)?;
     let (mut made, mut git) = match repository.sent {
@@ -219,16 +220,10 @@ pub fn send_on(
         bytes: whole.1,
         taken,
         uptime,
+        local,
     };
     let (git_files, git_bytes) = git_sent.travelled;
     Ok(Delta { snapshot, files, bytes, git_files, git_bytes })
-}
-
-/// How long the system has been up, sleep included.
-fn uptime() -> Duration {
-    use rustix::time::{ClockId, clock_gettime};
-    let now = clock_gettime(ClockId::Boottime);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 /// How the workspace's own `.git` is named among what stayed home, if there is one.

@@ -27,6 +27,9 @@ pub(crate) enum Ground {
     Tmpfs { size: u64, inodes: u64 },
     /// A disk of so many bytes with the usual file system of Linux.
     Ext4 { size: u64 },
+    /// The same with small inodes, which have no room for parts of a second: a file that is saved twice
+    /// in one second has the same times.
+    Ext4OfSeconds,
     /// What a program in a container has below it: a layer over a tree that cannot be written.
     Overlay,
     /// Without regard to case, without exchange, with names that are not allowed.
@@ -43,7 +46,7 @@ impl Ground {
         }
         let (programs, device): (&[&str], _) = match self {
             Self::Tmpfs { .. } | Self::Overlay => (&[], None),
-            Self::Ext4 { .. } => (&["mkfs.ext4"], Some("/dev/loop-control")),
+            Self::Ext4 { .. } | Self::Ext4OfSeconds => (&["mkfs.ext4"], Some("/dev/loop-control")),
             Self::Ntfs => (&["mkntfs", "lowntfs-3g"], Some("/dev/fuse")),
             Self::Exfat => (&["mkfs.exfat", "mount.exfat-fuse"], Some("/dev/fuse")),
         };
@@ -134,6 +137,12 @@ impl Mounted {
             Ground::Ext4 { size } => {
                 disk(&image, size);
                 run("mkfs.ext4", &["-q", "-F", "-m", "0", "-I", "256", file]);
+                run("mount", &["-n", "-o", "loop", file, target]);
+                None
+            }
+            Ground::Ext4OfSeconds => {
+                disk(&image, 8 << 20);
+                run("mkfs.ext4", &["-q", "-F", "-m", "0", "-I", "128", file]);
                 run("mount", &["-n", "-o", "loop", file, target]);
                 None
             }

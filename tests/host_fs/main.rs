@@ -14,3 +14,4 @@ mod ground;
 mod names;
 mod place;
 mod refused;
+mod seconds;

@@ -1,10 +1,12 @@
 //! Idle containers that hold a workspace ahead of the calls.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mcp_codex_orchestrator::model::scripted::{Script, Step};
+use mcp_codex_orchestrator::workspace::{WorkspaceKey, lock};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -163,6 +165,74 @@ async fn a_workspace_that_is_edited_while_it_is_sent_arrives_as_it_is() {
     assert_eq!(result["success"], true, "{result}\n{}", server.log());
     assert_eq!(result["sent"]["full"], false, "{result}\n{}", server.log());
     assert_eq!(server.read("one.txt"), "after\nafter\n249\n");
+    server.stop().await;
+}
+
+/// The key under which a workspace is locked.
+fn key(workspace: &Path) -> WorkspaceKey {
+    let stat = fs::metadata(workspace).unwrap();
+    WorkspaceKey { dev: stat.dev(), ino: stat.ino() }
+}
+
+#[tokio::test]
+async fn a_workspace_that_others_write_is_filled_when_they_are_done_and_not_asked_for_meanwhile() {
+    need_engine!();
+    let home = TempDir::new().unwrap();
+    let workspace = home.path().join("project");
+    make_workspace(&workspace);
+    let state = home.path().join("state/mcp-codex-orchestrator");
+    let others = lock::exclusive(&state, key(&workspace), Duration::ZERO).unwrap();
+    let options = options().set("pool", "max_size = 1");
+    let mut server = Server::start_in(copying(), options, home, workspace).await;
+    logged(&server, "the workspace is in use", 1).await;
+    // Longer than any wait that would end by itself.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let log = server.log();
+    assert_eq!(log.matches("the workspace is in use").count(), 1, "{log}");
+    assert_eq!(log.matches(FILLED).count(), 0, "{log}");
+    drop(others);
+    logged(&server, FILLED, 1).await;
+    server.write("note.txt", "hello\n");
+    let result = server.run("one").await;
+    assert_eq!(result["sent"]["full"], false, "{result}\n{}", server.log());
+    assert_eq!(server.read("one.txt"), "hello\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn of_a_workspace_that_was_replaced_nothing_is_where_the_new_one_is() {
+    need_engine!();
+    let options = options().set("pool", "max_size = 1");
+    let mut server = Server::start(copying(), options).await;
+    server.write("secret.txt", "of the old one\n");
+    server.write("note.txt", "old\n");
+    logged(&server, FILLED, 1).await;
+    server.ready().await;
+
+    // Moved away, and another directory in its place: both change, and each event names the path.
+    let (here, away) = (server.workspace.clone(), server.home.path().join("away"));
+    fs::rename(&here, &away).unwrap();
+    make_workspace(&here);
+    fs::write(here.join("note.txt"), "new\n").unwrap();
+    fs::write(away.join("src/lib.rs"), "// edited where it is now\n").unwrap();
+    fs::write(away.join("note.txt"), "edited where it is now\n").unwrap();
+    // What is filled by that name is not what is elsewhere: it is told, and left to the next call.
+    logged(&server, "is another directory by now", 1).await;
+    assert_eq!(server.log().matches(FILLED).count(), 1, "{}", server.log());
+
+    let result = server.run("one").await;
+    assert_eq!(result["success"], true, "{result}\n{}", server.log());
+    assert_eq!(server.read("one.txt"), "new\n");
+    assert_eq!(server.read("one.list"), "README.md\nnote.txt\none.list\none.txt\nsrc\n");
+    assert_eq!(fs::read_to_string(away.join("note.txt")).unwrap(), "edited where it is now\n");
+    assert!(!away.join("one.txt").exists());
+    // The new one is known from now on, and kept current.
+    logged(&server, FILLED, 2).await;
+    server.write("note.txt", "newer\n");
+    logged(&server, FILLED, 3).await;
+    let result = server.run("two").await;
+    assert_eq!(result["sent"], json!({"files": 0, "bytes": 0, "full": false}), "{result}");
+    assert_eq!(server.read("two.txt"), "newer\n");
     server.stop().await;
 }
 

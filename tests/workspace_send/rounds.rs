@@ -5,6 +5,7 @@
 
 mod container;
 mod edit;
+mod objects;
 
 use std::collections::BTreeMap;
 use std::fs;

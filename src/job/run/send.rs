@@ -56,6 +56,7 @@ impl Job<'_> {
             lock_timeout: config.workspace.lock_timeout,
             limit: config.run.transfer_timeout,
             manifests: self.orchestrator.manifests.clone(),
+            ahead: false,
         };
         let sent = tokio::select! {
             biased;

@@ -39,6 +39,7 @@ impl Place {
             lock_timeout: Duration::from_secs(5),
             limit: Duration::from_secs(30),
             manifests: self.manifests.clone(),
+            ahead: false,
         }
     }
 }
@@ -113,4 +114,21 @@ async fn a_directory_that_got_the_inode_number_of_a_deleted_one_finds_nothing_of
     sending.workspace.key = key;
     let other = sending.send(&mut container).await.unwrap();
     assert!(other.full, "what was built in the deleted one would be there");
+}
+
+#[tokio::test]
+async fn a_workspace_that_others_write_is_in_use_and_nothing_is_wrong_with_it() {
+    let place = Place::new();
+    let mut container = ArmedContainer::in_process().await;
+    let key = place.sending().workspace.key;
+    let state = place.directory.path().join("state");
+    let others = lock::exclusive(&state, key, Duration::ZERO).unwrap();
+    let soon = || Sending { lock_timeout: Duration::from_millis(5), ..place.sending() };
+    let error = soon().try_send(&mut container).await.unwrap_err();
+    assert!(matches!(error, SendingError::InUse(_)), "{error:?}");
+    drop(others);
+    let mut sending = soon();
+    sending.rules.max_files = 0;
+    let error = sending.try_send(&mut container).await.unwrap_err();
+    assert!(matches!(error, SendingError::Failed(_)), "{error:?}");
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::container::Starter;
 use crate::failure::{ErrorKind, Failure};
-use crate::job::sending::{Sending, SentTree};
+use crate::job::sending::{Sending, SendingError, SentTree};
 use crate::job::{Settings, blocking};
 use crate::pool::prepare::{Preparation, Prepared};
 use crate::workspace::held::Manifests;
@@ -79,16 +79,20 @@ impl Fill {
             lock_timeout: PATIENCE,
             limit: config.run.transfer_timeout,
             manifests: self.manifests.clone(),
+            ahead: true,
         };
         let wanted = preparation.wanted();
         let filled = tokio::select! {
             biased;
             () = wanted => Filled::GivenUp,
             () = written(&self.state_dir, key) => Filled::Busy,
-            sent = sending.send(preparation.container()) => match sent {
+            sent = sending.try_send(preparation.container()) => match sent {
                 Ok(sent) => Filled::Done(sent),
-                Err(failure) if failure.kind == ErrorKind::ContainerLost => Filled::Lost(failure),
-                Err(failure) => Filled::Unfit(failure),
+                Err(SendingError::InUse(_)) => Filled::Busy,
+                Err(SendingError::Failed(failure)) => match failure.kind {
+                    ErrorKind::ContainerLost => Filled::Lost(failure),
+                    _ => Filled::Unfit(failure),
+                },
             },
         };
         let stays = preparation.finish(match filled {

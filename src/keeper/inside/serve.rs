@@ -8,12 +8,11 @@
 //!
 //! The reader of the outer stream waits for no one ([`mux`](crate::keeper::mux)). Operations on the
 //! tree happen one at a time; `end`, signals and heartbeats wait for none of them. The keeper ends
-//! when its stdin ends, or when the host says nothing for longer than it may: [`Limits::idle`], or
-//! [`Limits::job`] while a job is in the container. Then `init` ends the container.
+//! when its stdin ends, or when the host says nothing for longer than it may ([`Patience`]): 15 s, or
+//! 180 s while a job is in the container. Then `init` ends the container.
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -28,7 +27,7 @@ use super::transfer::{CHUNKS, Chunk, ChunkReader, ChunkWriter};
 use super::{Doing, Inside, Refusal, forward, process, spawn, stdio, sys};
 use crate::keeper::frame::{FrameReader, FrameWriter, Kind, MAX_DATA};
 use crate::keeper::mux::{self, Opener, Side, Stream};
-use crate::keeper::silence::Silence;
+use crate::keeper::silence::{Limits, Patience, Silence};
 use crate::keeper::wire::{
     ArmRequest, Armed, CollectRequest, EndReport, Hello, PROTOCOL, PutReport, PutRequest, Request,
     ResetReport, ResetRequest, SpawnRequest,
@@ -38,21 +37,6 @@ use crate::keeper::wire::{
 const ROUNDS: u32 = 2000;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long the host may say nothing, of the time the keeper lived through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// While no job is in the container.
-    pub idle: Duration,
-    /// While one is: a server that was stopped or swapped out for a minute finds its run alive.
-    pub job: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { idle: Duration::from_secs(15), job: Duration::from_secs(180) }
-    }
-}
-
 type Reader = FrameReader<ReadHalf<Stream>>;
 type Writer = FrameWriter<WriteHalf<Stream>>;
 
@@ -61,7 +45,7 @@ struct Core<I> {
     opener: Opener,
     /// Held by whoever reads or writes the tree.
     tree: tokio::sync::Mutex<()>,
-    job: AtomicBool,
+    patience: Patience,
     listeners: Mutex<Vec<AbortOnDropHandle<()>>>,
     /// As [`ArmRequest`] says.
     ports: Mutex<(Vec<u16>, bool)>,
@@ -80,7 +64,7 @@ pub async fn serve<I: Inside>(
         inside,
         opener,
         tree: tokio::sync::Mutex::new(()),
-        job: AtomicBool::new(false),
+        patience: Patience::new(limits, false),
         listeners: Mutex::default(),
         ports: Mutex::default(),
     });
@@ -88,10 +72,9 @@ pub async fn serve<I: Inside>(
         let core = Arc::clone(&core);
         tokio::spawn(async move { core.answer(stream).await });
     };
-    let limit = || if core.job.load(Ordering::Relaxed) { limits.job } else { limits.idle };
     tokio::select! {
         reason = driver.run(inbound) => reason,
-        length = silence.over(limit) => format!("the host was silent for {} s", length.as_secs()),
+        length = silence.over(|| core.patience.limit()) => format!("the host was silent for {} s", length.as_secs()),
     }
 }
 
@@ -134,7 +117,7 @@ impl<I: Inside> Core<I> {
         self.close_listeners().await;
         *self.ports.lock() = (request.forward.clone(), request.any_port);
         let ports = self.listen().await?;
-        self.job.store(false, Ordering::Relaxed);
+        self.patience.cleared();
         let inside = Arc::clone(&self.inside);
         let armed = blocking(move || inside.arm(&request)).await?;
         Ok(Armed { ports, ..armed })
@@ -172,7 +155,7 @@ impl<I: Inside> Core<I> {
         let inside = Arc::clone(&self.inside);
         let report = blocking(move || inside.reset(&request)).await?;
         let ports = self.listen().await?;
-        self.job.store(false, Ordering::Relaxed);
+        self.patience.cleared();
         Ok(ResetReport { ports, ..report })
     }
 
@@ -182,7 +165,7 @@ impl<I: Inside> Core<I> {
         mut reader: Reader,
     ) -> Result<PutReport, Refusal> {
         let _tree = self.tree.lock().await;
-        self.job.store(true, Ordering::Relaxed);
+        self.patience.put(request.ahead);
         let (chunks, received) = mpsc::channel::<Chunk>(CHUNKS);
         let inside = Arc::clone(&self.inside);
         let work = blocking(move || inside.put(&request, &mut ChunkReader::new(received)));
@@ -237,7 +220,7 @@ impl<I: Inside> Core<I> {
             let _tree = self.tree.lock().await;
             let inside = Arc::clone(&self.inside);
             blocking(move || inside.settle()).await?;
-            self.job.store(true, Ordering::Relaxed);
+            self.patience.spawned();
             spawn::start(self.inside.command(&request)?)
         };
         let child = match started.await {

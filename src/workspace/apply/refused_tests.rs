@@ -219,9 +219,15 @@ fn a_file_changed_just_before_it_is_sent_has_no_stamp() {
     });
     snapshot.nodes = stamped.collect();
     snapshot.taken = changed;
+    snapshot.local = Some(host.stat(&path("old")).unwrap().st_dev);
     let base = |name: &str| snapshot.base(&path(name)).unwrap().stamp;
     assert!(base("old").is_some());
     assert_eq!(base("new"), None);
+    // On another device, or one whose times are not of this clock.
+    for local in [snapshot.local.map(|device| device + 1), None] {
+        let snapshot = crate::workspace::Snapshot { local, ..snapshot.clone() };
+        assert_eq!(snapshot.base(&path("old")).unwrap().stamp, None);
+    }
     // The clock is that of the files, and one tick behind.
     let now = crate::workspace::before_this_tick();
     fs::write(place.at("later"), "1").unwrap();

@@ -21,7 +21,7 @@ use crate::path::RelPath;
 use crate::workspace::git::{GitFile, GitFiles};
 use crate::workspace::held::Held;
 use crate::workspace::nodes::{Named, Nodes};
-use crate::workspace::{Node, NodeKind, Snapshot, beneath};
+use crate::workspace::{Node, NodeKind, Snapshot, beneath, is_settled};
 
 /// What a tree is sent on; by default nothing, and all of it travels.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,10 +52,6 @@ const LOCAL: [u64; 12] = [
 /// What the clock may lose against one that nobody sets: the step of a clock that is kept exact, and
 /// a thousandth for one that is slowed down to become so.
 const SLOW: Duration = Duration::from_millis(50);
-
-/// Times of a file system that keeps them in steps of 10 ms or more: the longest such step.
-const COARSE: i64 = 2;
-const COARSE_STEP: u32 = 10_000_000;
 
 /// What is known of a tree.
 #[derive(Clone, Copy, Debug)]
@@ -264,14 +260,6 @@ fn same(was: &Node, now: &Node) -> bool {
         }
 }
 
-/// Whether a file that was changed at `ctime` has another time if it was changed again after
-/// `before`.
-fn is_settled(ctime: (i64, u32), before: (i64, u32)) -> bool {
-    let coarse = ctime.1.is_multiple_of(COARSE_STEP);
-    let (sec, nsec) = ctime;
-    (if coarse { (sec.saturating_add(COARSE), nsec) } else { ctime }) < before
-}
-
 /// Whether the clock went on between `then` and `now` as it does when nobody sets it back. Each is
 /// the time and that since the system was started.
 fn went_on(then: ((i64, u32), Duration), now: ((i64, u32), Duration)) -> bool {
@@ -313,6 +301,12 @@ mod tests {
         assert!(!is_settled((9, 0), (10, 500_000_000)));
         assert!(!is_settled((9, 20_000_000), (11, 20_000_000)));
         assert!(is_settled((9, 20_000_000), (11, 20_000_001)));
+    }
+
+    #[test]
+    fn times_of_a_file_system_that_is_not_known_are_not_believed() {
+        // Of processes: made up whenever they are looked at.
+        assert_eq!(local(std::fs::File::open("/proc").unwrap()), None);
     }
 
     #[test]

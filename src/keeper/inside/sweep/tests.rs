@@ -9,6 +9,7 @@ use super::super::clock::Mark;
 use super::super::{manifest::Manifest, put};
 use super::*;
 
+mod marks;
 mod rounds;
 
 type Tar = tar::Builder<Vec<u8>>;

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use super::super::super::{WorkspaceKey, lock};
 use super::packs::Packs;
 
-/// What is kept of a workspace that was not used for so long is removed.
+/// What is kept of a workspace that was not used for so long is removed. A clock that was set forward
+/// costs no more than making it anew.
 const AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long a use may go unnoticed.
