@@ -3,6 +3,7 @@
 //! A command gives data to `out` and an [`Outcome`] to `main`, which alone knows exit codes. With
 //! `serve` stdout belongs to the protocol, so nothing is printed there.
 
+mod ask;
 mod auth;
 mod client_config;
 mod config;

@@ -13,6 +13,7 @@
 //! Whatever happens after `prepare`, the run has a folder with a result in it, and its container is
 //! either reset or destroyed.
 
+pub mod ask;
 pub mod call;
 mod changes;
 mod commits;
@@ -63,6 +64,7 @@ use crate::workspace::git::commits::switch;
 use crate::workspace::held::Manifests;
 use crate::workspace::root::Roots;
 
+use self::ask::Asker;
 use self::call::{ApplyCall, DiffCall, RunCall, UndoCall};
 use self::progress::ProgressSender;
 use self::result::{ApplyReport, DiffPage, RunResult, UndoReport};
@@ -71,11 +73,12 @@ use self::warm::Warm;
 /// What the tools do; behind it are the pool, the workspaces and the records.
 pub trait Jobs: Send + Sync + 'static {
     /// Runs Codex. Once `cancel` is cancelled it ends soon, with a result like any other; the
-    /// future itself is not dropped before it is done.
+    /// future itself is not dropped before it is done. In mode `ask`, `asker` is asked.
     fn run(
         &self,
         call: RunCall,
         progress: ProgressSender,
+        asker: Arc<dyn Asker>,
         cancel: CancellationToken,
     ) -> BoxFuture<'_, RunResult>;
 
@@ -428,9 +431,10 @@ impl Jobs for Orchestrator {
         &self,
         call: RunCall,
         progress: ProgressSender,
+        asker: Arc<dyn Asker>,
         cancel: CancellationToken,
     ) -> BoxFuture<'_, RunResult> {
-        Box::pin(run::run(self, call, progress, cancel))
+        Box::pin(run::run(self, call, progress, asker, cancel))
     }
 
     fn diff(&self, call: DiffCall) -> BoxFuture<'_, Result<DiffPage, Failure>> {

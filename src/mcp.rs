@@ -12,6 +12,7 @@
 //! client that goes away cancels the run but does not drop it in the middle of writing files.
 //! Notifications are sent by a side task: the run never waits for a client that does not read.
 
+mod elicit;
 pub mod handler;
 mod list_changes;
 mod progress;

@@ -206,6 +206,11 @@ impl Record {
         self.folder.join("events.jsonl")
     }
 
+    /// What Codex asked leave for, and the answers; absent if the run asks nothing.
+    pub fn approvals_jsonl(&self) -> PathBuf {
+        self.folder.join("approvals.jsonl")
+    }
+
     /// Codex's stderr as it came.
     pub fn stderr_log(&self) -> PathBuf {
         self.folder.join("stderr.log")

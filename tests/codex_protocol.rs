@@ -139,6 +139,7 @@ fn what_is_used_of_the_protocol_is_what_the_pinned_codex_speaks() {
         settings: "model_verbosity = \"low\"\n[features]\nx = true\n".parse().unwrap(),
         env_vars: [("A".to_owned(), "b".to_owned())].into(),
         output_schema: Some(json!({"type": "object"})),
+        asks: true,
         ..CodexCommand::default()
     };
     let thread = ThreadId::parse("01a206e9-25ab-7c10-af1d-54aa4c6b91f5");
@@ -176,6 +177,18 @@ fn what_is_used_of_the_protocol_is_what_the_pinned_codex_speaks() {
         ("v2/ThreadTokenUsageUpdatedNotification", "tokenUsage.total.outputTokens"),
         ("v2/ThreadTokenUsageUpdatedNotification", "tokenUsage.total.reasoningOutputTokens"),
         ("v2/ItemStartedNotification", "threadId"),
+        ("CommandExecutionRequestApprovalParams", "threadId"),
+        ("CommandExecutionRequestApprovalParams", "turnId"),
+        ("CommandExecutionRequestApprovalParams", "kind"),
+        ("CommandExecutionRequestApprovalParams", "command"),
+        ("CommandExecutionRequestApprovalParams", "cwd"),
+        ("CommandExecutionRequestApprovalParams", "reason"),
+        ("CommandExecutionRequestApprovalParams", "networkApprovalContext"),
+        ("FileChangeRequestApprovalParams", "threadId"),
+        ("FileChangeRequestApprovalParams", "turnId"),
+        ("FileChangeRequestApprovalParams", "itemId"),
+        ("FileChangeRequestApprovalParams", "reason"),
+        ("FileChangeRequestApprovalParams", "grantRoot"),
         ("v2/ItemCompletedNotification", "threadId"),
         ("v2/WarningNotification", "message"),
         ("v2/ConfigWarningNotification", "summary"),
@@ -185,6 +198,15 @@ fn what_is_used_of_the_protocol_is_what_the_pinned_codex_speaks() {
         assert!(has(&schemas.read(name), path), "{name} has no {path}");
     }
     assert!(!has(&schemas.read("v2/ErrorNotification"), "error.renamed"));
+
+    for name in ["CommandExecutionRequestApprovalResponse", "FileChangeRequestApprovalResponse"] {
+        let schema = schemas.read(name);
+        for decision in ["accept", "decline"] {
+            let answer = json!({"decision": decision});
+            takes(&schema, &schema, &answer).unwrap_or_else(|why| panic!("{name}: {why}"));
+        }
+        assert!(takes(&schema, &schema, &json!({"decision": "renamed"})).is_err(), "{name}");
+    }
 
     let items = schemas.read("v2/ItemCompletedNotification");
     let kinds = items["definitions"]["ThreadItem"]["oneOf"].as_array().unwrap();

@@ -1,15 +1,17 @@
 //! `run`: one run from the command line, the same as `codex_run`.
 
 use std::io::{IsTerminal, Read};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
+use super::ask::Terminal;
 use super::{Context, Outcome, Stopped, out, parts};
 use crate::failure::{ErrorKind, Failure};
 use crate::job::Jobs;
-use crate::job::call::RunCall;
+use crate::job::call::{Mode, RunCall};
 use crate::job::progress::{self, ProgressReceiver};
 use crate::job::result::{RunResult, Status};
 use crate::server;
@@ -19,7 +21,8 @@ use crate::server;
 pub struct Arguments {
     /// What Codex shall do; `-` reads it from stdin.
     pub prompt: String,
-    /// full-auto writes the changes to the workspace, suggest holds them.
+    /// full-auto writes the changes to the workspace, suggest holds them, ask asks here before each
+    /// command and edit.
     #[arg(long)]
     pub mode: Option<String>,
     /// Time for Codex: seconds, or a duration such as 10m.
@@ -110,7 +113,9 @@ fn read_stdin() -> Result<String, Failure> {
 
 pub(super) async fn execute(arguments: Arguments, context: &Context) -> Result<Outcome, Stopped> {
     let json = arguments.json;
+    let prompt_is_stdin = arguments.prompt == "-";
     let call = arguments.into_call(context)?;
+    let asker = Arc::new(Terminal::new(call.mode == Mode::Ask, prompt_is_stdin));
     let cancel = CancellationToken::new();
     server::cancel_on_signals(cancel.clone())
         .map_err(|error| Stopped::failed(error.to_string()))?;
@@ -120,7 +125,7 @@ pub(super) async fn execute(arguments: Arguments, context: &Context) -> Result<O
     let parts = parts::start_with(context, config)?;
     let (sender, receiver) = progress::channel();
     let shown = std::io::stderr().is_terminal().then(|| tokio::spawn(show(receiver)));
-    let result = parts.orchestrator.run(call, sender, cancel).await;
+    let result = parts.orchestrator.run(call, sender, asker, cancel).await;
     if let Some(shown) = shown {
         shown.abort();
     }

@@ -19,10 +19,12 @@
 //! [`CodexRun::turn`]: super::CodexRun::turn
 //! [`CodexRun::last_words`]: super::CodexRun::last_words
 
+pub mod approval;
 mod conversation;
 mod notifications;
 pub mod protocol;
 
+use self::approval::{Answer, Approval};
 use self::conversation::Conversation;
 use self::protocol::{ThreadStartParams, TurnStartParams};
 use super::events::CodexEvent;
@@ -142,9 +144,10 @@ impl<P: Peer> Waiting<P> {
         self.peer
     }
 
-    /// Asks for the turn.
-    pub(super) fn ask(&mut self, turn: TurnStartParams) {
+    /// Asks for the turn; `asks` is whether somebody answers when Codex asks for leave in it.
+    pub(super) fn ask(&mut self, turn: TurnStartParams, asks: bool) {
         let mut request = Vec::new();
+        self.conversation.answers_questions(asks);
         self.conversation.ask(turn, &mut request);
         self.peer.write(&request);
     }
@@ -157,6 +160,18 @@ impl<P: Peer> Waiting<P> {
             self.peer.write(&answers);
         }
         self.conversation.is_over()
+    }
+
+    /// What Codex has asked leave for since the last time.
+    pub(super) fn questions(&mut self) -> Vec<Approval> {
+        self.conversation.questions()
+    }
+
+    /// Tells Codex the answer to a question that is open.
+    pub(super) fn answer(&mut self, answer: &Answer) {
+        let mut said = Vec::new();
+        self.conversation.answer(answer, &mut said);
+        self.peer.write(&said);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io::Write;
 
+use super::app_server::approval::{Answer, Desk};
 use super::app_server::protocol::TurnStartParams;
 use super::app_server::{Opening, Peer, Waiting};
 use super::events::{CodexEvent, EventParser, Item, Phase};
@@ -46,6 +47,7 @@ pub struct CodexRun<W> {
     parser: EventParser,
     stderr: Tail,
     seen: CodexOutcome,
+    desk: Option<Desk>,
 }
 
 impl<W: Write + Send> CodexRun<W> {
@@ -63,7 +65,14 @@ impl<W: Write + Send> CodexRun<W> {
             parser: EventParser::default(),
             stderr: Tail::new(STDERR_TAIL),
             seen: CodexOutcome::default(),
+            desk: None,
         }
+    }
+
+    /// In its turns, Codex's questions go to `desk` and are answered from there. Without it none is
+    /// answered but by a refusal. If nobody is at the other end any more, they are declined.
+    pub fn asking(&mut self, desk: Desk) {
+        self.desk = Some(desk);
     }
 
     /// Follows `source` to its end; calls `sink` for each event. Knows no deadline.
@@ -128,9 +137,16 @@ impl<W: Write + Send> CodexRun<W> {
         let thread = CodexEvent::ThreadStarted { id: codex.thread_id().to_owned() };
         note(&mut self.seen, &thread);
         sink(&thread);
-        codex.ask(turn);
+        codex.ask(turn, self.desk.is_some());
         loop {
-            match codex.peer.next().await? {
+            let output = tokio::select! {
+                output = codex.peer.next() => output?,
+                Some(answer) = answered(&mut self.desk) => {
+                    codex.answer(&answer);
+                    continue;
+                }
+            };
+            match output {
                 Output::Stdout(bytes) => {
                     self.events_log.append(&bytes);
                     let seen = &mut self.seen;
@@ -140,6 +156,13 @@ impl<W: Write + Send> CodexRun<W> {
                     });
                     if over {
                         return Ok(());
+                    }
+                    for question in codex.questions() {
+                        let id = question.id.clone();
+                        let desk = self.desk.as_ref();
+                        if desk.is_none_or(|desk| desk.questions.send(question).is_err()) {
+                            codex.answer(&Answer { id, accept: false });
+                        }
                     }
                 }
                 Output::Stderr(bytes) => self.log(&[], &bytes),
@@ -208,6 +231,14 @@ impl<W: Write + Send> CodexRun<W> {
             self.seen.unusable = unusable(&self.seen.stderr_tail);
         }
         self.seen
+    }
+}
+
+/// The next answer; never, if nobody is asked. Cancel safe.
+async fn answered(desk: &mut Option<Desk>) -> Option<Answer> {
+    match desk {
+        Some(desk) => desk.answers.recv().await,
+        None => std::future::pending().await,
     }
 }
 

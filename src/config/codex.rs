@@ -1,5 +1,7 @@
 //! `[codex]`: how Codex runs.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use toml::Table;
 
@@ -16,6 +18,9 @@ pub struct CodexConfig {
     pub inherit_config: bool,
     /// Passed on to Codex as it is: `[codex.config]`.
     pub config: Table,
+    /// How long a question of mode `ask` waits for its answer.
+    #[serde(deserialize_with = "super::duration")]
+    pub approval_timeout: Duration,
 }
 
 /// Keys that Codex is given in another way, and what that is.

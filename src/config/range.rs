@@ -63,6 +63,7 @@ pub(super) fn first_wrong(config: &Config) -> Option<Wrong> {
         within("run.transfer_timeout", &Shown(run.transfer_timeout), span(SECOND, WEEK)),
         size_within("run.output_limit", run.output_limit, KIB..=MIB),
         wrong_config(&codex.config).map(|problem| wrong("codex.config", problem)),
+        within("codex.approval_timeout", &Shown(codex.approval_timeout), span(SECOND, WEEK)),
         base_url(&model.base_url),
         wrong_entries(&model.headers, true).map(|problem| wrong("model.headers", problem)),
         wrong_entries(&model.query, false).map(|problem| wrong("model.query", problem)),

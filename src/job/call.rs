@@ -48,6 +48,8 @@ pub enum Mode {
     FullAuto,
     /// The same, but the changes are held until `codex_run_apply`.
     Suggest,
+    /// Codex asks before each command and each edit; its changes are applied.
+    Ask,
 }
 
 impl Mode {
@@ -56,6 +58,7 @@ impl Mode {
         match self {
             Self::FullAuto => "full-auto",
             Self::Suggest => "suggest",
+            Self::Ask => "ask",
         }
     }
 
@@ -63,15 +66,12 @@ impl Mode {
     ///
     /// # Errors
     ///
-    /// A sentence that lists the modes, and for `ask` one that names what to use instead.
+    /// A sentence that lists the modes.
     pub fn parse(text: &str) -> Result<Self, Failure> {
         match text {
             "full-auto" => Ok(Self::FullAuto),
             "suggest" => Ok(Self::Suggest),
-            "ask" => Err(invalid(
-                "mode \"ask\" is not available yet; use \"suggest\", which holds the changes until \
-                 codex_run_apply",
-            )),
+            "ask" => Ok(Self::Ask),
             other => Err(invalid(format!(
                 "mode must be \"full-auto\", \"suggest\" or \"ask\", but was {}",
                 quoted(other)

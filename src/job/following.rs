@@ -79,13 +79,17 @@ impl Start {
                 progress.say(line);
             }
         };
-        let followed = match self.way {
+        let asks = self.command.asks;
+        // `codex exec` never asks.
+        let way = if asks { CodexStart::AppServer } else { self.way };
+        let followed = match way {
             CodexStart::Exec => exec(keeper, self.exec, run, tell).await,
             CodexStart::AppServer => {
                 match app_server(keeper, self.app_server, &self.command, run, end_timeout, tell)
                     .await
                 {
                     Ok(None) => Ok(()),
+                    Ok(Some(version)) if asks => Err(Stop::Untested(version)),
                     Ok(Some(version)) => {
                         notes.push(untested(&version));
                         exec(keeper, self.exec, run, tell).await

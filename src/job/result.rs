@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 mod ignored;
 
 pub use self::ignored::IgnoredNew;
+pub use super::ask::Approvals;
 pub use crate::codex::outcome::Usage;
 use crate::failure::{ErrorKind, Failure};
 pub use crate::workspace::change::{ChangeKind, ChangeState, ChangesState};
@@ -160,6 +161,9 @@ pub struct RunResult {
     /// Tokens; left out if Codex reported none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
+    /// What became of Codex's questions; only in mode `ask`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approvals: Option<Approvals>,
     /// Where the time went.
     pub timings_ms: Timings,
     /// What was sent; left out if nothing was.
@@ -203,6 +207,7 @@ impl RunResult {
             cold_reason: None,
             thread_kept: false,
             usage: None,
+            approvals: None,
             timings_ms: Timings::default(),
             sent: None,
             truncated: false,

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::codex::command::CodexCommand;
 use crate::codex::exec::CodexRun;
 use crate::codex::log::LimitedLog;
 use crate::codex::outcome::{CodexOutcome, judge};
@@ -17,24 +16,22 @@ use crate::container::{ArmedContainer, Starter};
 use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, KeeperError};
 use crate::keeper::wire::IgnoredTotal;
-use crate::model::gateway::{Gateway, Limits, Traffic};
+use crate::model::gateway::{Limits, Traffic};
 use crate::network;
 use crate::pool::lease::Lease;
 use crate::pool::stats::Phase;
-use crate::record::{Record, Request};
 use crate::verdict::{JobEnd, Verdict};
+use crate::workspace::Snapshot;
 use crate::workspace::change::{ChangeSet, ChangesState};
 use crate::workspace::receive::ReceiveLimits;
-use crate::workspace::{Snapshot, Workspace};
 
-use super::Jobs;
+use super::ask::{self, Asker, Asking};
 use super::call::{Mode, RunCall};
 use super::connections::{self, Ways};
-use super::following::Start;
 use super::progress::ProgressSender;
 use super::result::{IgnoredNew, RunResult, Status};
 use super::stop::Stop;
-use super::thread::{self, Kept};
+use super::thread;
 use super::told::{
     cancelled, gateway_notes, given_up, join, last_bytes, lost, not_started, over_tokens,
     timed_out, with_fate,
@@ -42,23 +39,12 @@ use super::told::{
 use super::transfer::{collect_changes, keeper_failure, sort_out};
 use super::{Orchestrator, Settings, blocking, changes, commits};
 
+mod asking;
 mod kept;
+mod prepare;
 mod send;
 
-/// What a run needs, checked before anything is started.
-struct Prepared {
-    workspace: Workspace,
-    gateway: Gateway,
-    record: Record,
-    /// What Codex is started with.
-    start: Start,
-    /// The thread that goes on.
-    continues: Option<Kept>,
-    /// The model that Codex is given.
-    model: Option<String>,
-    /// See [`Job`].
-    keeps: bool,
-}
+use self::prepare::{Prepared, prepare};
 
 /// Runs one job. Never fails: what goes wrong is in the result.
 ///
@@ -70,10 +56,14 @@ pub(super) async fn run(
     orchestrator: &Orchestrator,
     call: RunCall,
     progress: ProgressSender,
+    asker: Arc<dyn Asker>,
     cancel: CancellationToken,
 ) -> RunResult {
     let accepted = Instant::now();
     let settings = orchestrator.settings();
+    if let (Mode::Ask, Err(failure)) = (call.mode, ask::check(&*asker)) {
+        return RunResult::refused(&failure);
+    }
     let prepared = match prepare(orchestrator, &settings, &call).await {
         Ok(prepared) => prepared,
         Err(failure) => return RunResult::refused(&failure),
@@ -83,6 +73,7 @@ pub(super) async fn run(
         orchestrator,
         settings: &settings,
         call: &call,
+        asker: &*asker,
         progress,
         cancel,
         accepted,
@@ -109,54 +100,7 @@ pub(super) async fn run(
         tracing::error!(%failure, "the result of a run could not be recorded");
     }
     orchestrator.prune_records(folder);
-    orchestrator.pool_status().log("the pool at the end of a run");
     result.cut()
-}
-
-/// Checks everything that can be checked without a container, and opens the record.
-async fn prepare(
-    orchestrator: &Orchestrator,
-    settings: &Arc<Settings>,
-    call: &RunCall,
-) -> Result<Prepared, Failure> {
-    let gateway = orchestrator.gateway()?;
-    let roots = settings.roots.clone();
-    let runs = orchestrator.places.runs.clone();
-    let state = orchestrator.places.state.clone();
-    let default_model = settings.config.codex.model.clone();
-    let way = settings.config.codex.start;
-    let owner = orchestrator.owner.clone();
-    let (codex_home, lookup) =
-        (orchestrator.places.codex_home.clone(), orchestrator.lookup.clone());
-    let told = Arc::clone(&orchestrator.inherited);
-    let (call, settings) = (call.clone(), Arc::clone(settings));
-    blocking(move || {
-        let workspace = roots.resolve(call.repo.as_deref(), call.working_dir.as_deref())?;
-        let keeps = settings.keeps_built(&workspace);
-        let continues = call.thread.continues.as_deref();
-        let continues =
-            continues.map(|run| thread::open(&runs, &state, &workspace.path, run)).transpose()?;
-        // A thread stays with its model: another one would have to be told all of it anew.
-        let model = call.model.clone().or_else(|| continues.as_ref()?.model.clone());
-        let model = model.or(Some(default_model).filter(|model| !model.is_empty()));
-        let variables = call.env_vars.iter();
-        let mut command = CodexCommand {
-            prompt: call.prompt.clone(),
-            model,
-            working_dir: workspace.working_dir.clone(),
-            env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            output_schema: None,
-            keep_thread: call.thread.keep,
-            resumes: continues.as_ref().map(|kept| kept.id.clone()),
-            ..CodexCommand::default()
-        };
-        settings.inherit(&mut command, &codex_home, &lookup, &told);
-        let model = command.model.clone();
-        let start = Start::new(way, command, &uuid::Uuid::new_v4().to_string())?;
-        let record = Record::create(&runs, &Request::new(&call, &workspace.path, &owner))?;
-        Ok::<_, Failure>(Prepared { workspace, gateway, record, start, continues, model, keeps })
-    })
-    .await
 }
 
 /// What is told of a run that went on without what was killed in it.
@@ -168,6 +112,7 @@ struct Job<'a> {
     orchestrator: &'a Orchestrator,
     settings: &'a Settings,
     call: &'a RunCall,
+    asker: &'a dyn Asker,
     progress: ProgressSender,
     cancel: CancellationToken,
     accepted: Instant,
@@ -259,7 +204,7 @@ impl Job<'_> {
             }
         };
         self.result.ignored_new = IgnoredNew::told(ignored, &set, keeps);
-        let apply = failure.is_none() && self.call.mode == Mode::FullAuto;
+        let apply = failure.is_none() && self.call.mode != Mode::Suggest;
         self.progress.say(if apply { "Applying the changes" } else { "Holding the changes" });
         let began = Instant::now();
         let kept = changes::keep_and_apply(
@@ -342,6 +287,12 @@ impl Job<'_> {
             traffic: traffic.clone(),
             proxy: connections::proxy(&network)?,
         };
+        let mut asking = match self.call.mode {
+            Mode::Ask => {
+                Some(self.asking(&mut run, prepared, log(prepared.record.approvals_jsonl())?))
+            }
+            _ => None,
+        };
         let mut notes = Vec::new();
         let stop = {
             let limit = config.run.end_timeout;
@@ -351,13 +302,14 @@ impl Job<'_> {
             let connections = ways.serve(container.incoming());
             tokio::select! {
                 stop = following => stop,
-                () = tokio::time::sleep(self.call.timeout) => Stop::TimedOut,
+                stop = ask::clock(&mut asking, self.call.timeout) => stop,
                 () = self.cancel.cancelled() => Stop::Cancelled,
                 () = traffic.over_tokens() => Stop::OverTokens(traffic.report().tokens),
                 reason = paused => Stop::Lost(KeeperError::Lost(reason)),
                 never = connections => match never {},
             }
         };
+        self.result.approvals = asking.map(Asking::finish);
         let stop = match stop {
             // What the engine knows says more than the end of a stream.
             Stop::Lost(error) => {
@@ -366,8 +318,10 @@ impl Job<'_> {
             }
             stop => stop,
         };
-        if let Stop::NotStarted(error) = stop {
-            return Err(not_started(error));
+        match stop {
+            Stop::NotStarted(error) => return Err(not_started(error)),
+            Stop::Untested(version) => return Err(ask::untested(&version)),
+            _ => {}
         }
         self.result.notes.extend(notes);
         self.result.timings_ms.codex = Some(milliseconds(began.elapsed()));
@@ -397,6 +351,8 @@ impl Job<'_> {
             }
             Stop::TimedOut => (JobEnd::TimedOut, Some(timed_out(self.call.timeout))),
             Stop::Cancelled => (JobEnd::Cancelled, Some(cancelled())),
+            Stop::ByAnswer => (JobEnd::Cancelled, Some(ask::stopped())),
+            Stop::Untested(version) => (JobEnd::NotStarted, Some(ask::untested(version))),
             Stop::OverTokens(used) => {
                 let limit = self.settings.config.run.max_tokens;
                 (JobEnd::Cancelled, Some(over_tokens(*used, limit)))

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ErrorData,
-    Implementation, JsonObject, ListToolsResult, PaginatedRequestParams, ServerCapabilities,
-    ServerConfig, SubscriptionFilter, Tool,
+    Implementation, InputResponses, JsonObject, ListToolsResult, PaginatedRequestParams,
+    ServerCapabilities, ServerConfig, SubscriptionFilter, Tool,
 };
 use rmcp::service::{NotificationContext, RequestContext, SubscriptionContext};
 use rmcp::{RoleServer, ServerHandler};
@@ -19,12 +19,14 @@ use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::elicit::{self, Attended, Attending, Requests, Waiting, inputs};
 use super::list_changes::ListChanges;
 use super::progress::Forwarder;
 use super::tools;
 use crate::config::{NetworkConfig, RunConfig};
 use crate::failure::{ErrorKind, Failure};
 use crate::job::Jobs;
+use crate::job::ask::Asker;
 use crate::job::call::{self, ApplyCall, DiffCall, RunCall, UndoCall};
 use crate::job::progress;
 use crate::job::result::RunResult;
@@ -41,6 +43,8 @@ pub struct CodexTools {
     shutdown: CancellationToken,
     /// Whether a client of the older era is being told of changes already.
     telling: Arc<AtomicBool>,
+    /// Runs whose question is with the client.
+    waiting: Waiting,
 }
 
 impl fmt::Debug for CodexTools {
@@ -54,8 +58,14 @@ impl CodexTools {
     pub fn new(jobs: Arc<dyn Jobs>, tracker: TaskTracker, shutdown: CancellationToken) -> Self {
         let settings = (jobs.limits(), jobs.network());
         let tools = tools::all(&settings.0, &settings.1).into();
-        let tools = Arc::new(Mutex::new((settings, tools)));
-        Self { jobs, tools, tracker, shutdown, telling: Arc::default() }
+        Self {
+            jobs,
+            tools: Arc::new(Mutex::new((settings, tools))),
+            tracker,
+            shutdown,
+            telling: Arc::default(),
+            waiting: Waiting::default(),
+        }
     }
 
     /// The tools, with what the settings say now.
@@ -82,35 +92,55 @@ impl CodexTools {
     async fn codex_run(
         &self,
         arguments: JsonObject,
+        state: Option<(String, InputResponses)>,
         context: RequestContext<RoleServer>,
-    ) -> CallToolResult {
-        let call = match RunCall::parse(arguments, &self.jobs.limits()) {
-            Ok(call) => call,
-            Err(failure) => return run_answer(RunResult::refused(&failure)),
+    ) -> CallToolResponse {
+        let attending = match state {
+            Some((state, responses)) => self
+                .waiting
+                .resume(&state, &arguments, responses)
+                .map_err(|why| Failure::new(ErrorKind::InvalidArgument, why)),
+            None => self.begin(arguments, &context),
         };
-        let (sender, receiver) = progress::channel();
+        let attending = match attending {
+            Ok(attending) => attending,
+            Err(failure) => return run_answer(RunResult::refused(&failure)).into(),
+        };
+        let stages = attending.stages.clone();
         let forwarder = context
             .meta
             .get_progress_token()
-            .map(|token| Forwarder::start(context.peer.clone(), token, receiver));
-        let cancel = self.shutdown.child_token();
-        // The library may drop this future, but the run must then end by itself.
-        let guard = cancel.clone().drop_guard();
-        let jobs = Arc::clone(&self.jobs);
-        let mut body =
-            self.tracker.spawn(async move { jobs.run(call, sender, cancel.clone()).await });
-        let joined = tokio::select! {
-            biased;
-            joined = &mut body => joined,
-            () = context.ct.cancelled() => {
-                drop(guard);
-                body.await
-            }
-        };
+            .map(|token| Forwarder::start(context.peer.clone(), token, stages));
+        let attended = self.waiting.attend(attending, context.ct.clone()).await;
         if let Some(forwarder) = forwarder {
             forwarder.stop().await;
         }
-        run_answer(joined.unwrap_or_else(|error| RunResult::refused(&defect(error))))
+        match attended {
+            Attended::Input(input) => input.into(),
+            Attended::Ended(joined) => {
+                run_answer((*joined).unwrap_or_else(|error| RunResult::refused(&defect(error))))
+                    .into()
+            }
+        }
+    }
+
+    /// Starts a run.
+    fn begin(
+        &self,
+        arguments: JsonObject,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<Attending, Failure> {
+        let call = RunCall::parse(arguments.clone(), &self.jobs.limits())?;
+        let (sender, stages) = progress::channel();
+        let (inputs, asked) = inputs(elicit::refusal(context));
+        let asker: Arc<dyn Asker> =
+            if elicit::is_modern(context) { inputs } else { Requests::new(context) };
+        let token = self.shutdown.child_token();
+        // The library may drop the call's future, but the run must then end by itself.
+        let cancel = token.clone().drop_guard();
+        let jobs = Arc::clone(&self.jobs);
+        let body = self.tracker.spawn(async move { jobs.run(call, sender, asker, token).await });
+        Ok(Attending { arguments, body, asked, stages, cancel, open: None })
     }
 
     async fn codex_run_diff(&self, arguments: JsonObject) -> CallToolResult {
@@ -240,7 +270,11 @@ impl ServerHandler for CodexTools {
     ) -> Result<CallToolResponse, ErrorData> {
         let arguments = request.arguments.unwrap_or_default();
         let result = match &*request.name {
-            tools::CODEX_RUN => self.codex_run(arguments, context).await,
+            tools::CODEX_RUN => {
+                let responses = request.input_responses.unwrap_or_default();
+                let state = request.request_state.map(|state| (state, responses));
+                return Ok(self.codex_run(arguments, state, context).await);
+            }
             tools::CODEX_RUN_DIFF => self.codex_run_diff(arguments).await,
             tools::CODEX_RUN_APPLY => self.codex_run_apply(arguments).await,
             tools::CODEX_RUN_UNDO => self.codex_run_undo(arguments).await,

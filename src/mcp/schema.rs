@@ -31,8 +31,9 @@ pub fn run_input(limits: &RunConfig) -> Schema {
                 "enum": ["full-auto", "suggest", "ask"],
                 "default": "full-auto",
                 "description": "full-auto: the changes are written to the workspace. suggest: they \
-                    are held; codex_run_diff shows them and codex_run_apply writes them. ask: not \
-                    available yet."
+                    are held; codex_run_diff shows them and codex_run_apply writes them. ask: \
+                    Codex asks the user before each command and each edit, by elicitation; the \
+                    changes are written."
             },
             "timeout": {
                 "type": "integer",

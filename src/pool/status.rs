@@ -82,14 +82,6 @@ fn size(bytes: u64) -> impl std::fmt::Display {
 }
 
 impl PoolStatus {
-    /// Writes all of it to the log, as one line at the level `info`; `when` says what has happened.
-    pub fn log(&self, when: &str) {
-        match serde_json::to_string(self) {
-            Ok(codex_pool_status) => tracing::info!(%codex_pool_status, "{when}"),
-            Err(error) => tracing::warn!(%error, "the state of the pool cannot be told"),
-        }
-    }
-
     /// One line for people.
     pub fn text(&self) -> String {
         let mut text = format!(

@@ -83,7 +83,7 @@ async fn in_the_older_era_on_the_connection() {
 #[tokio::test]
 async fn in_the_newer_era_on_the_stream_of_who_listens() {
     need_engine!();
-    let mut server = Server::start(Script::builtin(), options().modern()).await;
+    let mut server = Server::start_modern(Script::builtin(), options()).await;
     let discovered = server.request("server/discover", json!({})).await;
     let capability = &discovered["result"]["capabilities"]["tools"]["listChanged"];
     assert_eq!(capability, true, "{discovered}");

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod apply_later;
+mod ask;
 mod attempts;
 mod bad_input;
 mod builds;

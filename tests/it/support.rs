@@ -28,10 +28,12 @@ pub(crate) struct Options {
     pub(crate) config: Vec<(&'static str, String)>,
     /// More variables of the environment.
     pub(crate) env: Vec<(&'static str, String)>,
+    /// What the client says that it can do.
+    pub(crate) capabilities: Option<Value>,
+    /// The client speaks the protocol that has no `initialize`.
+    pub(crate) modern: bool,
     /// Name no scripted model in the configuration.
     pub(crate) no_model: bool,
-    /// Speak the newer era of the protocol, which has no `initialize`.
-    pub(crate) modern: bool,
 }
 
 impl Options {
@@ -45,8 +47,8 @@ impl Options {
         self
     }
 
-    pub(crate) fn modern(mut self) -> Self {
-        self.modern = true;
+    pub(crate) fn capabilities(mut self, capabilities: Value) -> Self {
+        self.capabilities = Some(capabilities);
         self
     }
 
@@ -84,6 +86,11 @@ impl Server {
         let workspace = home.path().join("project");
         make_workspace(&workspace);
         Self::start_in(script, options, home, workspace).await
+    }
+
+    /// The same for a client of 2026-07-28.
+    pub(crate) async fn start_modern(script: Script, options: Options) -> Self {
+        Self::start(script, Options { modern: true, ..options }).await
     }
 
     pub(crate) async fn start_in(
@@ -140,13 +147,14 @@ impl Server {
             modern: options.modern,
         };
         let mut server = server;
-        if server.modern {
+        if options.modern {
             return server;
         }
         let answer = server
             .request(
                 "initialize",
-                json!({"protocolVersion": "2025-06-18", "capabilities": {},
+                json!({"protocolVersion": "2025-06-18",
+                       "capabilities": options.capabilities.clone().unwrap_or(json!({})),
                        "clientInfo": {"name": "test", "version": "1"}}),
             )
             .await;
@@ -167,10 +175,11 @@ impl Server {
         method: &str,
         mut params: Value,
     ) -> (u64, oneshot::Receiver<Value>) {
-        if self.modern {
-            let meta = &mut params["_meta"];
-            meta["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
-            meta["io.modelcontextprotocol/clientCapabilities"] = json!({});
+        if self.modern && params["_meta"].is_null() {
+            params["_meta"] = json!({
+                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+                "io.modelcontextprotocol/clientCapabilities": {},
+            });
         }
         let id = self.next.fetch_add(1, Ordering::SeqCst);
         let (sender, receiver) = oneshot::channel();

@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use mcp_codex_orchestrator::config::{NetworkConfig, RunConfig};
 use mcp_codex_orchestrator::failure::{ErrorKind, Failure};
 use mcp_codex_orchestrator::job::Jobs;
+use mcp_codex_orchestrator::job::ask::Asker;
 use mcp_codex_orchestrator::job::call::{ApplyCall, DiffCall, RunCall, UndoCall};
 use mcp_codex_orchestrator::job::progress::ProgressSender;
 use mcp_codex_orchestrator::job::result::{ApplyReport, DiffPage, RunResult, UndoReport};
@@ -41,6 +42,7 @@ impl Jobs for Script {
         &self,
         call: RunCall,
         progress: ProgressSender,
+        _asker: Arc<dyn Asker>,
         cancel: CancellationToken,
     ) -> BoxFuture<'_, RunResult> {
         async move {

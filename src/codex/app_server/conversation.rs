@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::TESTED;
+use super::approval::{self, Answer, Approval, Edits, MAX_OPEN};
 use super::notifications::{self, Ours};
 use super::protocol::{
     InitializeParams, InitializeResult, Request, ThreadStartParams, ThreadStartResult,
@@ -53,6 +54,18 @@ pub(super) struct Conversation {
     usage: Option<Usage>,
     refused: u32,
     refusal: Option<String>,
+    asking: Asking,
+}
+
+/// What Codex asks leave for.
+#[derive(Debug, Default)]
+struct Asking {
+    /// Whether somebody answers.
+    answered: bool,
+    edits: Edits,
+    new: Vec<Approval>,
+    /// Ids of those that are open.
+    open: Vec<Value>,
 }
 
 impl Conversation {
@@ -69,6 +82,7 @@ impl Conversation {
             usage: None,
             refused: 0,
             refusal: None,
+            asking: Asking::default(),
         }
     }
 
@@ -106,6 +120,26 @@ impl Conversation {
         }
     }
 
+    /// Whether somebody answers when Codex asks for leave.
+    pub(super) fn answers_questions(&mut self, answered: bool) {
+        self.asking.answered = answered;
+    }
+
+    /// The questions since the last time.
+    pub(super) fn questions(&mut self) -> Vec<Approval> {
+        std::mem::take(&mut self.asking.new)
+    }
+
+    /// Answers a question; one that is not open is not answered.
+    pub(super) fn answer(&mut self, answer: &Answer, out: &mut Vec<u8>) {
+        let open = self.asking.open.iter().position(|id| *id == answer.id);
+        if let (Some(at), State::Turn) = (open, self.state) {
+            self.asking.open.swap_remove(at);
+            let decision = if answer.accept { "accept" } else { "decline" };
+            push(out, &json!({"id": answer.id, "result": {"decision": decision}}));
+        }
+    }
+
     /// Takes what Codex printed, in any pieces.
     pub(super) fn feed(
         &mut self,
@@ -140,12 +174,19 @@ impl Conversation {
                     self.usage = Some(usage);
                     return;
                 }
+                if method == "item/started" && message["params"]["threadId"] == *self.thread {
+                    self.asking.edits.note(&message["params"]["item"]);
+                }
                 let event = notifications::event(method, &message["params"], &self.ours());
                 if let Some(event) = event {
                     self.note(event, each);
                 }
             }
-            (Some(method), Some(id)) => self.refuse(method, id, out, each),
+            (Some(method), Some(id)) => {
+                if !self.question(method, id, &message["params"], each) {
+                    self.refuse(method, id, out, each);
+                }
+            }
             (None, Some(id)) => self.answered(id.as_u64(), &message, out, each),
             (None, None) => each(CodexEvent::Unknown { kind: "a message without a method".into() }),
         }
@@ -167,6 +208,32 @@ impl Conversation {
         each(event);
     }
 
+    /// Takes a question of the turn, if it is one and somebody answers.
+    fn question(
+        &mut self,
+        method: &str,
+        id: &Value,
+        params: &Value,
+        each: &mut impl FnMut(CodexEvent),
+    ) -> bool {
+        let mine = self.state == State::Turn
+            && params["threadId"] == *self.thread
+            && params["turnId"] == *self.turn;
+        if !self.asking.answered || !mine || !fits_request(id) {
+            return false;
+        }
+        let asked = approval::read(method, id, params, &mut self.asking.edits);
+        let Some(asked) = asked else { return false };
+        if self.asking.open.contains(id) || self.asking.open.len() == MAX_OPEN {
+            // An answer would be for two questions, of which one was not shown.
+            self.fail("asked for leave twice under one id, or too often at once", each);
+            return true;
+        }
+        self.asking.open.push(id.clone());
+        self.asking.new.push(asked);
+        true
+    }
+
     /// Codex asks for something. Nothing that this side can do was offered to it.
     fn refuse(
         &mut self,
@@ -176,8 +243,7 @@ impl Conversation {
         each: &mut impl FnMut(CodexEvent),
     ) {
         self.refused += 1;
-        let fits = id.is_u64() || id.as_str().is_some_and(|id| id.len() <= MAX_ID);
-        if self.refused > MAX_REQUESTS || !fits {
+        if self.refused > MAX_REQUESTS || !fits_request(id) {
             return self.fail("asked for what was never offered to it, again and again", each);
         }
         let error = json!({"code": -32601, "message": "not supported"});
@@ -261,6 +327,10 @@ impl Conversation {
 fn version(user_agent: &str) -> &str {
     let after = user_agent.split_once('/').map_or("", |(_, after)| after);
     after.split_ascii_whitespace().next().unwrap_or("")
+}
+
+fn fits_request(id: &Value) -> bool {
+    id.is_u64() || id.as_str().is_some_and(|id| id.len() <= MAX_ID)
 }
 
 fn fits(id: &str) -> bool {

@@ -186,6 +186,9 @@ pub struct TurnStartParams {
     /// How hard it thinks; its own default if it is absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub effort: Option<String>,
+    /// What Codex asks leave for; the thread's own if it is absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub approval_policy: Option<&'static str>,
     /// The form of the last message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_schema: Option<Value>,

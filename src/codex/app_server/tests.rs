@@ -71,6 +71,7 @@ fn task() -> TurnStartParams {
         input,
         model: None,
         effort: None,
+        approval_policy: None,
         output_schema: None,
     }
 }
@@ -238,6 +239,8 @@ async fn requests_are_refused_and_a_flood_of_them_ends_the_run() {
     lines.push(ask(json!("x".repeat(100_000))));
     assert_eq!(run(Scripted::saying(&lines).then(exit(0))).await.unwrap().0.turn, Turn::Failed);
 }
+
+mod asking;
 
 #[tokio::test]
 async fn too_much_before_the_thread_is_open_ends_the_run() {

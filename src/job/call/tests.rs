@@ -135,12 +135,6 @@ fn timeout_must_be_whole_seconds_within_the_limits() {
 }
 
 #[test]
-fn ask_names_suggest() {
-    let sentence = refused(json!({"prompt": "x", "mode": "ask"}));
-    assert!(sentence.contains("\"suggest\""), "{sentence}");
-}
-
-#[test]
 fn a_prompt_over_one_mebibyte_is_refused_and_not_repeated() {
     let sentence = refused(json!({"prompt": "x".repeat(MAX_PROMPT_BYTES + 1)}));
     assert!(sentence.starts_with("prompt is 1048577 bytes long"), "{sentence}");
