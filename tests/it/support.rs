@@ -175,11 +175,13 @@ impl Server {
         method: &str,
         mut params: Value,
     ) -> (u64, oneshot::Receiver<Value>) {
-        if self.modern && params["_meta"].is_null() {
-            params["_meta"] = json!({
-                "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-                "io.modelcontextprotocol/clientCapabilities": {},
-            });
+        if self.modern {
+            let capabilities = "io.modelcontextprotocol/clientCapabilities";
+            let meta = &mut params["_meta"];
+            meta["io.modelcontextprotocol/protocolVersion"] = json!("2026-07-28");
+            if meta[capabilities].is_null() {
+                meta[capabilities] = json!({});
+            }
         }
         let id = self.next.fetch_add(1, Ordering::SeqCst);
         let (sender, receiver) = oneshot::channel();
