@@ -19,6 +19,7 @@ pub mod log;
 pub mod login;
 pub mod outcome;
 pub mod progress;
+pub mod schema;
 pub mod thread;
 
 pub use self::command::CodexCommand;

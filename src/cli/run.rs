@@ -1,6 +1,7 @@
 //! `run`: one run from the command line, the same as `codex_run`.
 
 use std::io::{IsTerminal, Read};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ pub struct Arguments {
     /// The model that Codex uses.
     #[arg(long)]
     pub model: Option<String>,
+    /// A file with a JSON schema that the answer must have the form of.
+    #[arg(long, value_name = "FILE")]
+    pub output_schema: Option<PathBuf>,
     /// Go on with the thread of this run.
     #[arg(long, value_name = "RUN_ID")]
     pub continue_run: Option<String>,
@@ -81,6 +85,9 @@ impl Arguments {
             };
             variables.insert(name.to_owned(), Value::String(value.to_owned()));
         }
+        if let Some(file) = self.output_schema {
+            map.insert("output_schema".to_owned(), read_schema(&file)?);
+        }
         map.insert("keep_thread".to_owned(), Value::Bool(self.keep_thread));
         map.insert("env_vars".to_owned(), Value::Object(variables));
         RunCall::parse(map, &context.loaded.config.run)
@@ -96,6 +103,15 @@ fn seconds(text: &str) -> Value {
         Ok(duration) if duration.subsec_nanos() == 0 => duration.as_secs().into(),
         _ => Value::String(text.to_owned()),
     }
+}
+
+fn read_schema(file: &Path) -> Result<Value, Failure> {
+    let failed = |what: String| {
+        let sentence = format!("--output-schema {}: {what}", file.display());
+        Failure::new(ErrorKind::InvalidArgument, sentence)
+    };
+    let text = std::fs::read(file).map_err(|error| failed(error.to_string()))?;
+    serde_json::from_slice(&text).map_err(|error| failed(format!("is no JSON ({error})")))
 }
 
 fn read_stdin() -> Result<String, Failure> {

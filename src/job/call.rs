@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::codex::schema::AnswerSchema;
 use crate::config::RunConfig;
 use crate::failure::{ErrorKind, Failure};
 
@@ -24,8 +25,11 @@ pub use self::thread::ThreadCall;
 /// Bytes of a prompt at most.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 
+/// Characters of the name of a model at most.
+const MAX_MODEL: usize = 200;
+
 /// The arguments of `codex_run`, in the order in which they are documented.
-pub const RUN_ARGUMENTS: [&str; 9] = [
+pub const RUN_ARGUMENTS: [&str; 10] = [
     "prompt",
     "mode",
     "timeout",
@@ -33,6 +37,7 @@ pub const RUN_ARGUMENTS: [&str; 9] = [
     "working_dir",
     "env_vars",
     "model",
+    "output_schema",
     "continue_run",
     "keep_thread",
 ];
@@ -103,6 +108,8 @@ pub struct RunCall {
     pub env_vars: EnvVars,
     /// The model, if not the setting's.
     pub model: Option<String>,
+    /// The form of the answer.
+    pub output_schema: Option<AnswerSchema>,
     /// What becomes of the thread, and which one it is.
     pub thread: ThreadCall,
 }
@@ -133,6 +140,7 @@ impl RunCall {
             working_dir: None,
             env_vars: EnvVars::default(),
             model: None,
+            output_schema: None,
             thread: ThreadCall::default(),
         })
     }
@@ -159,7 +167,12 @@ impl RunCall {
         if let Some(variables) = take(&mut arguments, "env_vars") {
             call.env_vars = parse_env_vars(variables)?;
         }
-        call.model = take_not_blank(&mut arguments, "model")?;
+        call.model = take_model(&mut arguments)?;
+        if let Some(schema) = take(&mut arguments, "output_schema") {
+            let schema = AnswerSchema::read(schema);
+            let schema = schema.map_err(|wrong| invalid(format!("output_schema {wrong}")))?;
+            call.output_schema = Some(schema);
+        }
         call.thread = ThreadCall::take(&mut arguments)?;
         Ok(call)
     }
@@ -332,6 +345,21 @@ fn take_string(arguments: &mut Map<String, Value>, name: &str) -> Result<Option<
         Some(Value::String(text)) => Ok(Some(text)),
         Some(other) => Err(invalid(format!("{name} must be a string, but was {}", shown(&other)))),
     }
+}
+
+/// Takes the name of a model: no provider has one with a space in it.
+fn take_model(arguments: &mut Map<String, Value>) -> Result<Option<String>, Failure> {
+    let model = take_not_blank(arguments, "model")?;
+    if let Some(name) = &model {
+        let odd = |char: char| char.is_whitespace() || char.is_control();
+        if name.contains(odd) || name.chars().count() > MAX_MODEL {
+            return Err(invalid(format!(
+                "model must be a name of at most {MAX_MODEL} characters without spaces, but was {}",
+                quoted(name)
+            )));
+        }
+    }
+    Ok(model)
 }
 
 fn take_not_blank(

@@ -4,6 +4,7 @@
 //! change. A field that has nothing to say is left out; none is ever null.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 mod ignored;
 
@@ -118,6 +119,9 @@ pub struct RunResult {
     pub exit_code: i32,
     /// The last message of Codex; on failure ending with the tail of its stderr.
     pub output: String,
+    /// The last message in the form of `output_schema`; only if that was given and it has the form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_json: Option<Value>,
     /// The paths that were applied; in `suggest` those that would be.
     pub files_changed: Vec<String>,
     /// The container that was used, as 12 characters.
@@ -190,6 +194,7 @@ impl RunResult {
             success: true,
             exit_code: 0,
             output: String::new(),
+            output_json: None,
             files_changed: Vec::new(),
             container_id: None,
             execution_time_ms: 0,

@@ -161,6 +161,9 @@ impl Job<'_> {
         };
         let was_ended = stop.is_by_us();
         let (end, mut failure) = self.judge(&stop, &outcome);
+        if failure.is_none() {
+            failure = self.answer(&outcome, prepared).err();
+        }
         self.tell(&outcome, failure.as_ref(), prepared);
         if matches!(stop, Stop::Lost(_)) {
             drop(keeper);
@@ -359,6 +362,22 @@ impl Job<'_> {
             }
             Stop::Lost(error) | Stop::NotStarted(error) => (JobEnd::Lost, Some(lost(error))),
         }
+    }
+
+    /// Holds the answer against the form that was asked for.
+    fn answer(&mut self, outcome: &CodexOutcome, prepared: &Prepared) -> Result<(), Failure> {
+        let Some(schema) = &self.call.output_schema else { return Ok(()) };
+        let said = prepared.gateway.redact(outcome.last_message.as_deref().unwrap_or_default());
+        let limit = self.settings.config.run.output_limit;
+        let short = u64::try_from(said.len()).is_ok_and(|bytes| bytes <= limit);
+        let long = || format!("is {} bytes long, over run.output_limit", said.len());
+        let answer = if short { schema.answer(&said) } else { Err(long()) };
+        let answer = answer.map_err(|wrong| {
+            let sentence = format!("Codex's answer {wrong}; output has it as it is, call again");
+            Failure::new(ErrorKind::CodexFailed, sentence).passing()
+        })?;
+        self.result.output_json = Some(answer);
+        Ok(())
     }
 
     /// Puts what Codex said into the result.

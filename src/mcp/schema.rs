@@ -67,6 +67,11 @@ pub fn run_input(limits: &RunConfig) -> Schema {
                 "description": "The model that Codex uses. Default: the one the server was set up \
                     with, else Codex's own."
             },
+            "output_schema": {
+                "type": "object",
+                "description": "A JSON schema for the last message: output_json in the result then \
+                    has it, checked. Default: free text in output."
+            },
             "continue_run": {
                 "type": "string",
                 "minLength": 1,

@@ -107,6 +107,7 @@ fn a_request_has_no_value_of_a_variable() {
         working_dir: None,
         env_vars: crate::job::call::EnvVars::default(),
         model: None,
+        output_schema: None,
         thread: crate::job::call::ThreadCall::default(),
     };
     call.env_vars.insert("TOKEN".into(), "hunter2".into()).unwrap();

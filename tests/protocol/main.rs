@@ -59,7 +59,8 @@ async fn bad_arguments_are_tool_errors_of_one_sentence() {
     for (tool, arguments, part) in [
         ("codex_run", json!({}), "prompt is missing"),
         ("codex_run", json!({"prompt": "x", "timeout": 9}), "10 to 3600"),
-        ("codex_run", json!({"prompt": "x", "output_schema": {}}), "\"output_schema\""),
+        ("codex_run", json!({"prompt": "x", "verify": {}}), "\"verify\""),
+        ("codex_run", json!({"prompt": "x", "output_schema": {"type": 1}}), "output_schema is no"),
         ("codex_run_diff", json!({}), "run_id is missing"),
         ("codex_run_diff", json!({"run_id": "run-2"}), "no run is called run-2"),
         ("codex_run_apply", json!({"run_id": "a", "on_conflict": "x"}), "hold_all"),

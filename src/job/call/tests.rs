@@ -142,8 +142,30 @@ fn a_prompt_over_one_mebibyte_is_refused_and_not_repeated() {
 }
 
 #[test]
+fn the_name_of_a_model_is_short_and_has_no_spaces() {
+    for name in ["gpt 5", "gpt-5\n", "x\u{7}y", &"x".repeat(201)] {
+        let sentence = refused(json!({"prompt": "x", "model": name}));
+        assert!(sentence.starts_with("model must be a name of at most 200"), "{sentence}");
+        assert!(sentence.len() < 400, "{sentence}");
+    }
+    let longest = "x".repeat(200);
+    assert!(RunCall::parse(map(json!({"prompt": "x", "model": longest})), &limits()).is_ok());
+}
+
+#[test]
+fn a_form_of_the_answer_that_is_none_is_refused() {
+    for schema in [json!("x"), json!({"type": 3}), json!({"$ref": "http://127.0.0.1/x"})] {
+        let sentence = refused(json!({"prompt": "x", "output_schema": schema}));
+        assert!(sentence.starts_with("output_schema "), "{sentence}");
+    }
+    let call = json!({"prompt": "x", "output_schema": {"type": "object"}});
+    let call = RunCall::parse(map(call), &limits()).unwrap();
+    assert_eq!(call.output_schema.unwrap().value(), &json!({"type": "object"}));
+}
+
+#[test]
 fn arguments_of_later_versions_are_refused_by_name() {
-    for name in ["output_schema", "verify", "return_after"] {
+    for name in ["verify", "return_after"] {
         let sentence = refused(json!({"prompt": "x", name: 1}));
         assert!(
             sentence.starts_with(&format!("codex_run has no argument \"{name}\"; ")),

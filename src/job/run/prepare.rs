@@ -59,7 +59,7 @@ pub(super) async fn prepare(
             model,
             working_dir: workspace.working_dir.clone(),
             env_vars: variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            output_schema: None,
+            output_schema: call.output_schema.as_ref().map(|schema| schema.value().clone()),
             asks: call.mode == Mode::Ask,
             keep_thread: call.thread.keep,
             resumes: continues.as_ref().map(|kept| kept.id.clone()),
