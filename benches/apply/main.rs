@@ -62,14 +62,7 @@ fn main() -> ExitCode {
         Some(at) => apply_in(Path::new(arguments.get(at + 1).map_or("", String::as_str))),
         None => measure(),
     };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("the benchmark cannot be run: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    figures::exit(outcome)
 }
 
 fn measure() -> Result<bool, Failed> {

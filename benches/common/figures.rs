@@ -1,7 +1,8 @@
-//! Percentiles and tables.
+//! Percentiles, tables, and the frame of a benchmark.
 
 use std::fs;
 use std::io::{self, Write};
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// Milliseconds.
@@ -59,4 +60,37 @@ pub(crate) fn cpu_time() -> io::Result<Duration> {
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let ticks: Vec<u32> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
     Ok(TICK * ticks.iter().sum::<u32>())
+}
+
+/// What a benchmark comes to: whether its targets are met, or why it cannot be run.
+pub(crate) type Outcome = Result<bool, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Runs a benchmark; gives its exit code.
+pub(crate) fn run(measure: impl Future<Output = Outcome>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    exit(runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(measure)))
+}
+
+/// The exit code of a benchmark; says why one cannot be run.
+pub(crate) fn exit(outcome: Outcome) -> ExitCode {
+    match outcome {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            say(&format!("the benchmark cannot be run: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Measures until the user ends it, so that everything can be cleared away all the same.
+pub(crate) async fn unless_ended(measure: impl Future<Output = Outcome>) -> Outcome {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) =
+        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        outcome = measure => outcome,
+        _ = interrupt.recv() => Err("interrupted".into()),
+        _ = terminate.recv() => Err("told to end".into()),
+    }
 }

@@ -37,14 +37,7 @@ const RATE_LIMIT: f64 = 100.0;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match measure().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("the benchmark cannot be run: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    figures::exit(measure().await)
 }
 
 /// A gateway to `base_url` that listens on loopback, without limits that a benchmark meets.

@@ -25,7 +25,7 @@ use mcp_codex_orchestrator::model::scripted::{Script, ScriptedModel, Step};
 use serde_json::{Value, json};
 
 use docker::{Docker, Failed};
-use figures::{gate, high_water, say, table};
+use figures::{gate, high_water, table};
 use large::fill;
 use place::{Server, small_project};
 
@@ -49,19 +49,7 @@ echo '{"type":"turn.completed","usage":{"input_tokens":1,"cached_input_tokens":0
 "#;
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(measure()),
-        Err(error) => Err(error.into()),
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("the benchmark cannot be run: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    figures::run(measure())
 }
 
 /// What one run came to.

@@ -71,19 +71,7 @@ struct Sample {
 }
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(measure()),
-        Err(error) => Err(error.into()),
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("the benchmark cannot be run: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    figures::run(measure())
 }
 
 async fn measure() -> Result<bool, Failed> {

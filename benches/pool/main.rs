@@ -40,32 +40,13 @@ use sheet::Sheet;
 const ONE_CONTAINER: usize = 32 << 20;
 
 fn main() -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(whole()),
-        Err(error) => Err(error.into()),
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("the benchmark cannot be run: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    figures::run(whole())
 }
 
 /// Measures and, whatever comes of it, clears away.
 async fn whole() -> Result<bool, Failed> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let ground = Ground::prepare()?;
-    let outcome = tokio::select! {
-        outcome = measure(&ground) => outcome,
-        _ = interrupt.recv() => Err("interrupted".into()),
-        _ = terminate.recv() => Err("told to end".into()),
-    };
+    let outcome = figures::unless_ended(measure(&ground)).await;
     ground.clear(&runs::owners(&ground)).await?;
     if outcome.is_err() {
         // There is none unless it was interrupted.

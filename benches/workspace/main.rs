@@ -59,34 +59,15 @@ fn main() -> ExitCode {
     if let Some(path) = monorepo::asked_for_manifest() {
         return monorepo::manifest(&path);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(whole()),
-        Err(error) => Err(error.into()),
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            say(&format!("the benchmark cannot be run: {error}"));
-            ExitCode::FAILURE
-        }
-    }
+    figures::run(whole())
 }
 
 /// Measures and, whatever comes of it, clears away.
 async fn whole() -> Result<bool, Failed> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut interrupt, mut terminate) =
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let mut ground = Ground::prepare()?;
     ground.memory = MEMORY;
     let mut rivals = Rivals::start().await?;
-    let outcome = tokio::select! {
-        outcome = measure(&ground, &mut rivals) => outcome,
-        _ = interrupt.recv() => Err("interrupted".into()),
-        _ = terminate.recv() => Err("told to end".into()),
-    };
+    let outcome = figures::unless_ended(measure(&ground, &mut rivals)).await;
     let removed = rivals.end().await;
     ground.clear(&monorepo::owners(&ground)).await?;
     removed?;

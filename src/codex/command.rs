@@ -56,9 +56,9 @@ const AGENTS: &str = ".codex/AGENTS.md";
 /// The schema of the answer, for `codex exec`; a reset empties the directory.
 const SCHEMA: &str = ".codex/answer.schema.json";
 
-/// With it Codex asks before it runs a command or changes a file; what it holds for a mere look
-/// (`ls`, `cat`, `git status`) it runs without. Codex takes it here, though no more on its command
-/// line; `on-request` asks for nothing where its own sandbox is off.
+/// With it Codex asks before it runs a command, also one that only looks, or changes a file. Codex
+/// takes it here, though no more on its command line; `on-request` asks for nothing where its own
+/// sandbox is off.
 const ASKING: &str = "untrusted";
 
 /// One run of Codex. `Debug` has no values of `env_vars`.

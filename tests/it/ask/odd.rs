@@ -138,3 +138,21 @@ async fn questions_that_come_together_are_put_one_after_another() {
     assert_eq!(counts(&result), json!({"asked": 3, "accepted": 2, "declined": 1}));
     server.stop().await;
 }
+
+#[tokio::test]
+async fn what_only_looks_is_asked_about_too() {
+    need_engine!();
+    let commands = ["ls", "cat README.md", "git status", "git commit -q --allow-empty -m x"];
+    let steps = commands.map(Step::run).into_iter().chain([Step::Say("Done.".into())]);
+    let mut server = Server::start(Script::always(steps.collect()), options()).await;
+    let answer = server.ask().await;
+    for command in commands {
+        let (id, asked) = server.asked().await;
+        let message = asked["message"].as_str().unwrap();
+        assert!(message.contains(command), "{message}");
+        server.decide(&id, "decline").await;
+    }
+    let result = server.result(answer).await;
+    assert_eq!(counts(&result), json!({"asked": 4, "declined": 4}), "{result}");
+    server.stop().await;
+}
