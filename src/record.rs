@@ -12,6 +12,7 @@
 pub mod event;
 pub mod prune;
 pub mod pruner;
+pub mod unfinished;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};

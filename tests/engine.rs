@@ -166,10 +166,11 @@ async fn output(engine: &DockerEngine, id: &ContainerId, argv: &[&str]) -> Strin
     text
 }
 
-/// Waits until `owner` has no container, which the engine removes by itself.
+/// Waits until `owner` has no container, which the engine removes by itself, and no volume: it takes a
+/// container off its list before it removes these.
 async fn until_gone(engine: &DockerEngine, owner: &str) -> Duration {
     let begun = Instant::now();
-    while !listed(engine, owner).await.is_empty() {
+    while !listed(engine, owner).await.is_empty() || volumes(owner).await > 0 {
         assert!(begun.elapsed() < Duration::from_secs(20), "containers of {owner} are left");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -1,15 +1,13 @@
 //! Commits that a run made: out of its container into the run's folder, and home from there.
 
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::PathBuf;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use crate::codex::command::ENVIRONMENT;
 use crate::keeper::client::{Keeper, ProgramEvent};
 use crate::keeper::wire::{SpawnRequest, WORKSPACE};
 use crate::record::Record;
+use crate::record::unfinished::create;
 use crate::workspace::apply::Parts;
 use crate::workspace::git::GitBase;
 use crate::workspace::git::commits::{
@@ -85,7 +83,7 @@ async fn fetch(
         return Err("git in the container told of its references what cannot be read".to_owned());
     };
     let Some(mut tips) = Tips::new(base, &listing) else { return Ok(None) };
-    let (mut bundle, unfinished) = create(record.commits_bundle())?;
+    let (mut bundle, unfinished) = create(record.commits_bundle()).map_err(unwritten)?;
     let pack_at = write_header(&tips, &listing, &mut bundle).map_err(unwritten)?;
     let revisions = tips.wanted() + &base.exclusions();
     let most = (limits.bytes, "the limit of workspace.max_bytes");
@@ -104,7 +102,7 @@ async fn fetch_contents(
     limits: Limits,
 ) -> Result<(), String> {
     let path = contents_archive(record.folder());
-    let (mut archive, unfinished) = create(path.clone())?;
+    let (mut archive, unfinished) = create(path.clone()).map_err(unwritten)?;
     let most = (limits.bytes, "the limit of workspace.max_bytes");
     run(keeper, &["sh", "-c", CONTENTS], revisions, &mut archive, most).await?;
     archive.flush().map_err(unwritten)?;
@@ -115,34 +113,8 @@ async fn fetch_contents(
     Ok(())
 }
 
-/// A new file in a run's folder, readable by its owner alone.
-fn create(path: PathBuf) -> Result<(BufWriter<File>, Unfinished), String> {
-    let file =
-        File::options().write(true).create_new(true).mode(0o600).open(&path).map_err(unwritten)?;
-    Ok((BufWriter::new(file), Unfinished(Some(path))))
-}
-
 fn unwritten(error: io::Error) -> String {
     format!("the run's folder cannot be written ({error})")
-}
-
-/// A file that is removed unless it is kept.
-struct Unfinished(Option<PathBuf>);
-
-impl Unfinished {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take()
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            tracing::warn!(%error, "a file that is no use was left in the run's folder");
-        }
-    }
 }
 
 /// Runs a program of the container, with at most so much output.

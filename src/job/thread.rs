@@ -9,10 +9,9 @@
 //! little to be trusted as anything else of it. Since each run has a copy of its own, a run can be
 //! continued any number of times, also at once.
 
-use std::fs::{self, File};
-use std::io::{BufWriter, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +24,7 @@ use crate::failure::{ErrorKind, Failure};
 use crate::keeper::client::{Keeper, Program, ProgramEvent};
 use crate::keeper::wire::{SpawnRequest, WORKSPACE};
 use crate::pool::owner::{self, Alive};
+use crate::record::unfinished::create;
 use crate::record::{Record, RecordError, read_json, write_json};
 
 use super::blocking;
@@ -252,11 +252,8 @@ async fn take_out(
     redact: impl Fn(&str) -> String + Send + 'static,
 ) -> Result<(u64, Usage), String> {
     let lost = |error| format!("the container was lost meanwhile ({error})");
-    let path = record.thread_jsonl();
-    let file = File::options().write(true).create_new(true).mode(0o600).open(&path);
-    let file = file.map_err(|error| unwritten(&error))?;
-    let unfinished = Unfinished(Some(path));
-    let mut copy = Copy::new(id.clone(), BufWriter::new(file), redact);
+    let (file, unfinished) = create(record.thread_jsonl()).map_err(|error| unwritten(&error))?;
+    let mut copy = Copy::new(id.clone(), file, redact);
     let (chunks, mut taken) = mpsc::channel::<Vec<u8>>(WAITING);
     let writing = tokio::task::spawn_blocking(move || {
         while let Some(chunk) = taken.blocking_recv() {
@@ -324,25 +321,3 @@ impl Said {
         line.unwrap_or("it said no reason").escape_debug().collect()
     }
 }
-
-/// A file that is removed unless it is kept.
-struct Unfinished(Option<PathBuf>);
-
-impl Unfinished {
-    fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        if let Some(path) = self.0.take()
-            && let Err(error) = fs::remove_file(path)
-        {
-            tracing::warn!(%error, "a thread that is no use was left in the run's folder");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;
